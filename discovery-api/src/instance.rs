@@ -1,0 +1,445 @@
+//! One running copy that offers a service.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Address, Error, Health, InstanceId, InstanceKey, MetadataKey, PortName, Result, ServiceName,
+    Zone,
+};
+
+/// Most metadata entries of an instance (Consul's limit, the lowest of the backends).
+pub const METADATA_ENTRIES_MAX: usize = 64;
+/// Longest metadata value in bytes of UTF-8 (Consul's limit, the lowest of the backends).
+pub const METADATA_VALUE_BYTES_MAX: usize = 512;
+/// Most named ports of an instance: far above what is offered in practice, so that a record stays
+/// bounded.
+pub const PORTS_MAX: usize = 32;
+
+/// What an owner offers and clients find: a key, an address, further ports, metadata, weight, zone
+/// and health.
+///
+/// ```
+/// use tidings_api::Instance;
+///
+/// let instance = Instance::new("payments", "10.0.0.7:8080")?
+///     .with_id("payments-1")?
+///     .with_zone("eu-1a")?
+///     .with_port("metrics", 9090)?
+///     .with_metadata("version", "1.4.2")?;
+/// assert_eq!(instance.key().to_string(), "payments/payments-1");
+/// # Ok::<(), tidings_api::Error>(())
+/// ```
+///
+/// Every setter checks the limits (LIM-1) at once, so that an instance which exists can be
+/// registered on every backend. Equality is by content.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(try_from = "Written")]
+pub struct Instance {
+    #[serde(flatten)]
+    key: InstanceKey,
+    address: Address,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    ports: BTreeMap<PortName, u16>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    metadata: BTreeMap<MetadataKey, String>,
+    weight: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zone: Option<Zone>,
+    health: Health,
+    /// Whether the owner chose the health, so that registering again may change it (HEA-2).
+    #[serde(skip)]
+    health_given: bool,
+    generation: Generation,
+}
+
+impl Instance {
+    /// An instance of `service` at `address` with a generated id, weight 1, passing.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) naming what is outside LIM-1.
+    pub fn new(service: impl AsRef<str>, address: impl AsRef<str>) -> Result<Self> {
+        let key = InstanceKey::new(ServiceName::new(service)?, InstanceId::generate());
+        Ok(Self::at(key, address.as_ref().parse()?))
+    }
+
+    /// An instance from parts that are valid already.
+    #[must_use]
+    pub fn at(key: InstanceKey, address: Address) -> Self {
+        Self {
+            key,
+            address,
+            ports: BTreeMap::new(),
+            metadata: BTreeMap::new(),
+            weight: 1,
+            zone: None,
+            health: Health::passing(),
+            health_given: false,
+            generation: Generation::default(),
+        }
+    }
+
+    /// Sets the instance id: choose one that stays the same over restarts, such as the host name.
+    ///
+    /// # Errors
+    /// Where `id` is not 1–128 of `A-Za-z0-9._:-`.
+    pub fn with_id(mut self, id: impl AsRef<str>) -> Result<Self> {
+        self.key = InstanceKey::new(self.key.service().clone(), InstanceId::new(id)?);
+        Ok(self)
+    }
+
+    /// Sets the address, host and port.
+    ///
+    /// # Errors
+    /// Where `address` is not `host:port`.
+    pub fn with_address(mut self, address: impl AsRef<str>) -> Result<Self> {
+        self.address = address.as_ref().parse()?;
+        Ok(self)
+    }
+
+    /// Adds a further port under a name, or replaces the port of that name.
+    ///
+    /// # Errors
+    /// Where the name breaks its rule, the port is 0, or there are more than [`PORTS_MAX`].
+    pub fn with_port(mut self, name: impl AsRef<str>, port: u16) -> Result<Self> {
+        let name = PortName::new(name)?;
+        if port == 0 {
+            return Err(Error::invalid_input(format!(
+                "port {name:?} is 0: accepted are 1 to 65535"
+            )));
+        }
+        self.ports.insert(name, port);
+        check_count("named ports", self.ports.len(), PORTS_MAX)?;
+        Ok(self)
+    }
+
+    /// Adds a metadata entry, or replaces the one of that key.
+    ///
+    /// # Errors
+    /// Where the key breaks its rule, the value is longer than [`METADATA_VALUE_BYTES_MAX`] bytes,
+    /// or there are more than [`METADATA_ENTRIES_MAX`] entries.
+    pub fn with_metadata(mut self, key: impl AsRef<str>, value: impl Into<String>) -> Result<Self> {
+        let (key, value) = (MetadataKey::new(key)?, value.into());
+        if value.len() > METADATA_VALUE_BYTES_MAX {
+            // The value itself stays out of the error: metadata may carry what nobody should log.
+            return Err(Error::invalid_input(format!(
+                "metadata value of {key:?} is {} bytes: accepted are at most \
+                 {METADATA_VALUE_BYTES_MAX} bytes of UTF-8",
+                value.len()
+            )));
+        }
+        self.metadata.insert(key, value);
+        check_count(
+            "metadata entries",
+            self.metadata.len(),
+            METADATA_ENTRIES_MAX,
+        )?;
+        Ok(self)
+    }
+
+    /// Sets the share of work it should get beside its siblings: 1–65535, default 1.
+    ///
+    /// # Errors
+    /// Where `weight` is 0; an instance that should get nothing is
+    /// [draining](Health::draining).
+    pub fn with_weight(mut self, weight: u16) -> Result<Self> {
+        if weight == 0 {
+            return Err(Error::invalid_input(
+                "weight 0: accepted are 1 to 65535 (health draining takes an instance out of use)",
+            ));
+        }
+        self.weight = weight;
+        Ok(self)
+    }
+
+    /// Sets the zone it runs in.
+    ///
+    /// # Errors
+    /// Where `zone` is not 1–128 of `A-Za-z0-9._-`.
+    pub fn with_zone(mut self, zone: impl AsRef<str>) -> Result<Self> {
+        self.zone = Some(Zone::new(zone)?);
+        Ok(self)
+    }
+
+    /// Sets the health. Without it an instance starts as passing, and registering its key again
+    /// keeps the health reported last (HEA-2).
+    #[must_use]
+    pub fn with_health(mut self, health: Health) -> Self {
+        self.health = health;
+        self.health_given = true;
+        self
+    }
+
+    /// This instance with the health of `last`, unless it was given one of its own. For backends,
+    /// when a key is registered again.
+    #[must_use]
+    pub fn keeping_health_of(mut self, last: &Self) -> Self {
+        if !self.health_given {
+            self.health = last.health.clone();
+        }
+        self
+    }
+
+    /// Sets the generation; the backend does it on `register`.
+    #[must_use]
+    pub fn with_generation(mut self, generation: Generation) -> Self {
+        self.generation = generation;
+        self
+    }
+
+    /// The identity: service and instance id.
+    #[must_use]
+    pub fn key(&self) -> &InstanceKey {
+        &self.key
+    }
+
+    /// The service it offers.
+    #[must_use]
+    pub fn service(&self) -> &ServiceName {
+        self.key.service()
+    }
+
+    /// The instance id.
+    #[must_use]
+    pub fn id(&self) -> &InstanceId {
+        self.key.id()
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// The address of a named port.
+    #[must_use]
+    pub fn port(&self, name: &str) -> Option<Address> {
+        self.ports.get(name).map(|port| self.address.at_port(*port))
+    }
+
+    /// All named ports, by name.
+    #[must_use]
+    pub fn ports(&self) -> &BTreeMap<PortName, u16> {
+        &self.ports
+    }
+
+    /// The metadata, by key.
+    #[must_use]
+    pub fn metadata(&self) -> &BTreeMap<MetadataKey, String> {
+        &self.metadata
+    }
+
+    /// The share of work it should get beside its siblings.
+    #[must_use]
+    pub fn weight(&self) -> u16 {
+        self.weight
+    }
+
+    /// The zone it runs in.
+    #[must_use]
+    pub fn zone(&self) -> Option<&Zone> {
+        self.zone.as_ref()
+    }
+
+    /// What its owner says about it.
+    #[must_use]
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Tells a restarted owner of the key from its former self; newer wins everywhere.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+}
+
+impl PartialEq for Instance {
+    fn eq(&self, other: &Self) -> bool {
+        let Self {
+            key,
+            address,
+            ports,
+            metadata,
+            weight,
+            zone,
+            health,
+            health_given: _,
+            generation,
+        } = self;
+        *key == other.key
+            && *generation == other.generation
+            && *address == other.address
+            && *weight == other.weight
+            && *health == other.health
+            && *zone == other.zone
+            && *ports == other.ports
+            && *metadata == other.metadata
+    }
+}
+
+impl Eq for Instance {}
+
+/// Number that tells a restarted owner of a key from its former self; the greater one is newer and
+/// wins on every watcher (REG-5). Zero before registration.
+///
+/// Taken from the wall clock in microseconds, and always above every one this process took or saw
+/// for the key before, so that a clock that was set back doesn't make a new owner lose.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Generation(u64);
+
+impl Generation {
+    /// The generation of this number.
+    #[must_use]
+    pub fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// A new generation, greater than all this process has drawn before and than `seen`.
+    #[must_use]
+    pub fn after(seen: Self) -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let clock = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_micros();
+        let floor = u64::try_from(clock)
+            .unwrap_or(u64::MAX)
+            .max(seen.0.saturating_add(1));
+        let mut last = LAST.load(Ordering::Relaxed);
+        loop {
+            let next = floor.max(last.saturating_add(1));
+            match LAST.compare_exchange_weak(last, next, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Self(next),
+                Err(current) => last = current,
+            }
+        }
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+fn check_count(what: &str, count: usize, max: usize) -> Result<()> {
+    if count <= max {
+        return Ok(());
+    }
+    Err(Error::invalid_input(format!(
+        "{count} {what}: accepted are at most {max}"
+    )))
+}
+
+/// The serialised form, so that what is read goes through the same setters as what is said.
+#[derive(Deserialize)]
+struct Written {
+    service: ServiceName,
+    id: InstanceId,
+    address: Address,
+    #[serde(default)]
+    ports: BTreeMap<String, u16>,
+    #[serde(default)]
+    metadata: BTreeMap<String, String>,
+    #[serde(default)]
+    weight: Option<u16>,
+    #[serde(default)]
+    zone: Option<Zone>,
+    #[serde(default)]
+    health: Health,
+    #[serde(default)]
+    generation: Generation,
+}
+
+impl TryFrom<Written> for Instance {
+    type Error = Error;
+
+    fn try_from(written: Written) -> Result<Self> {
+        let key = InstanceKey::new(written.service, written.id);
+        let mut instance = Self::at(key, written.address)
+            .with_health(written.health)
+            .with_generation(written.generation)
+            .with_weight(written.weight.unwrap_or(1))?;
+        instance.zone = written.zone;
+        for (name, port) in written.ports {
+            instance = instance.with_port(name, port)?;
+        }
+        for (key, value) in written.metadata {
+            instance = instance.with_metadata(key, value)?;
+        }
+        Ok(instance)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn instance() -> Instance {
+        Instance::new("web", "10.0.0.7:80").unwrap()
+    }
+
+    #[test]
+    fn limits_are_checked_where_the_value_is_given() {
+        let error = instance()
+            .with_metadata("note", "x".repeat(513))
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "metadata value of \"note\" is 513 bytes: accepted are at most 512 bytes of UTF-8"
+        );
+        let full = (0..64).fold(instance(), |i, n| {
+            i.with_metadata(format!("k{n}"), "v").unwrap()
+        });
+        assert!(full.clone().with_metadata("k0", "again").is_ok());
+        assert!(full.with_metadata("one-more", "v").is_err());
+        assert!(instance().with_weight(0).is_err() && instance().with_port("m", 0).is_err());
+    }
+
+    #[test]
+    fn serialised_instances_come_back_equal() {
+        let whole = instance()
+            .with_id("a:1")
+            .and_then(|i| i.with_port("metrics", 9090))
+            .and_then(|i| i.with_metadata("k", "v ✓"))
+            .and_then(|i| i.with_zone("eu-1a"))
+            .and_then(|i| i.with_weight(7))
+            .unwrap()
+            .with_health(Health::warning("hot"))
+            .with_generation(Generation::new(5));
+        let text = serde_json::to_string(&whole).unwrap();
+        assert_eq!(serde_json::from_str::<Instance>(&text).unwrap(), whole);
+        assert!(
+            text.starts_with(r#"{"service":"web","id":"a:1","address":"10.0.0.7:80""#),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn reading_checks_the_limits_too() {
+        let text = r#"{"service":"web","id":"1","address":"a:1","weight":0}"#;
+        assert!(serde_json::from_str::<Instance>(text).is_err());
+    }
+
+    #[test]
+    fn generations_rise_whatever_the_clock_says() {
+        let ahead = Generation::new(u64::MAX / 2);
+        let first = Generation::after(ahead);
+        let second = Generation::after(Generation::default());
+        assert!(ahead < first && first < second);
+    }
+}
