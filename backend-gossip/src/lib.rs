@@ -1,0 +1,3 @@
+//! The embedded gossip backend.
+#[doc(hidden)]
+pub mod engine;
