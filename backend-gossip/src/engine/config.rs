@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// How the engine behaves. The defaults suit a data centre; [`crate::GossipConfig`] exposes what
-/// operators have a reason to change.
+/// How the engine behaves. The defaults suit a data centre; `GossipConfig` exposes what operators
+/// have a reason to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineConfig {
     /// Name of the cluster; members of others are not heard. Default `tidings`.
