@@ -173,26 +173,25 @@ impl Engine {
 
     /// Convicts a suspect, unless this member is cut off itself: then the silence is its own.
     pub(super) fn end_suspicion(&mut self, now: Instant, id: u64) {
-        let Some(member) = self.members.find(id) else {
-            return;
-        };
-        let Some(suspicion) = &member.suspicion else {
+        // Probes may be far apart, and silence has to be noticed before anybody is convicted by it.
+        self.update_contact(now);
+        let member = self.members.find(id);
+        let Some(suspicion) = member.and_then(|member| member.suspicion.as_ref()) else {
             return;
         };
         let (refused, started) = (suspicion.refused() > 0, suspicion.started());
-        if !refused && self.extend_suspicion(now, id) {
-            return;
+        if !refused {
+            if self.extend_suspicion(now, id) {
+                return;
+            }
+            if let Some(hold) = self.conviction_held(now, started) {
+                self.timers.set(Timer::Suspicion(id), hold);
+                return;
+            }
         }
-        let Some(member) = self.members.find(id) else {
+        let Some(incarnation) = self.members.find(id).map(|member| member.incarnation) else {
             return;
         };
-        if let Some(hold) = self.conviction_held(now, started)
-            && !refused
-        {
-            self.timers.set(Timer::Suspicion(id), hold);
-            return;
-        }
-        let incarnation = member.incarnation;
         self.stats.deaths += 1;
         self.bury(now, id, incarnation, MemberState::Dead);
     }
