@@ -232,7 +232,9 @@ impl Engine {
         self.timers.cancel(Timer::Suspicion(id));
         let old = self.members.change(id, &mut self.rng, |member| {
             let (generation, since) = (member.generation, member.since);
+            let round_trip = member.round_trip;
             *member = Member::new(now, alive);
+            member.round_trip = round_trip;
             if generation == alive.generation && member.state == MemberState::Alive {
                 member.since = since;
             }
