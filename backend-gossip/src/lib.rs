@@ -70,6 +70,9 @@ use status::Board;
 
 mod watch;
 
+#[doc(hidden)]
+pub mod wire;
+
 /// The name of this backend: its URL scheme and its Cargo feature.
 const BACKEND: &str = "gossip";
 
@@ -90,7 +93,6 @@ const VISIBLE_BOUND: Duration = Duration::from_secs(2);
 /// to do it; otherwise the others find out as after a crash.
 #[derive(Debug)]
 pub struct GossipDiscovery {
-    identity: Identity,
     local: SocketAddr,
     board: Arc<Board>,
     commands: mpsc::Sender<Command>,
@@ -145,7 +147,7 @@ impl GossipDiscovery {
         let (joined, first_answer) = oneshot::channel();
         let (commands, waiting) = mpsc::channel(COMMANDS_WAITING_MAX);
         let engine = engine(&config, identity.clone());
-        let board = Arc::new(Board::new(bounds(&config, &engine)));
+        let board = Arc::new(Board::new(identity, bounds(&config, &engine)));
         let parts = Parts {
             net,
             seeds,
@@ -157,7 +159,6 @@ impl GossipDiscovery {
         };
         tokio::spawn(Driver::new(parts, resolution).run());
         let member = Self {
-            identity,
             local,
             board,
             commands,
@@ -167,10 +168,11 @@ impl GossipDiscovery {
         Ok(member)
     }
 
-    /// Name, generation and address of this member, as the others know it.
+    /// Name, generation and address of this member, as the others know it. The name is the
+    /// configured one, unless another member has taken it since.
     #[must_use]
-    pub fn identity(&self) -> &Identity {
-        &self.identity
+    pub fn identity(&self) -> Identity {
+        self.board.identity()
     }
 
     /// Where it is bound, with the port that was taken.

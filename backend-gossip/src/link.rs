@@ -23,10 +23,8 @@ use tracing::{debug, error, trace, warn};
 
 use self::carrier::{Carrier, End, Outbox};
 use crate::engine::{LinkFailure, LinkId};
+use crate::wire::limits::LINK_FRAME_BYTES_MAX;
 
-/// Largest frame on a link: far above the chunks that members send each other, and small enough
-/// that a peer which announces more is known to speak another protocol.
-pub(crate) const LINK_FRAME_BYTES_MAX: usize = 512 * 1024;
 /// Links opened by this member at once; above it the one unused longest makes room.
 const LINKS_OUT_MAX: usize = 128;
 /// Links accepted at once: all members of a big cluster may want to join through this one. Above

@@ -13,8 +13,9 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::time::timeout;
 
-use super::{Frame, LINK_FRAME_BYTES_MAX};
+use super::Frame;
 use crate::engine::{LinkFailure, LinkId};
+use crate::wire::limits::LINK_FRAME_BYTES_MAX;
 
 /// How long a connection may take to open: several round trips around the globe, with one packet
 /// lost.
