@@ -299,11 +299,11 @@ impl Driver {
             }
         }
         while let Some(event) = self.engine.poll_event() {
-            self.note(event);
+            self.note(now, event);
         }
     }
 
-    fn note(&mut self, event: Event) {
+    fn note(&mut self, now: Instant, event: Event) {
         match event {
             Event::Changed(service) => self.watches.changed(service),
             Event::Freshness(_) => self.refresh(),
@@ -314,6 +314,7 @@ impl Driver {
                 }
             }
             Event::SeedsWanted => self.seeds.resolve(),
+            Event::Sentinels(addresses) => self.links.keep(now, addresses),
             Event::Superseded(key) => {
                 info!(%key, "registration superseded by a newer owner");
                 self.board.superseded(key);
@@ -347,6 +348,7 @@ impl Driver {
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP_INTERVAL;
             self.links.close_idle(now);
+            self.links.reopen(now);
             self.watches.sweep();
         }
         if matches!(self.life, Life::Leaving(until) if until <= now) {

@@ -39,9 +39,9 @@ const BYTES_WAITING_MAX: usize = 16 * LINK_FRAME_BYTES_MAX;
 const FRAMES_READ_MAX: usize = 64;
 /// How long a link this member opened may be without a frame either way.
 const IDLE_OUT: Duration = Duration::from_secs(30);
-/// The same for one that a peer opened. Longer, so that it is the opener who closes: where the
-/// peer ends a link there is a reason for it, which [`carrier`] looks into.
-const IDLE_IN: Duration = Duration::from_secs(60);
+/// The same for one that a peer opened. Much longer: it is the opener who closes, and who keeps
+/// links to its neighbours open without a frame. Ends those whose host is gone.
+const IDLE_IN: Duration = Duration::from_secs(3_600);
 
 /// Counters of the links (all since start).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,6 +75,8 @@ pub(crate) struct Links {
     open: HashMap<LinkId, Link>,
     /// The open link to each address this member opened one to.
     outgoing: HashMap<SocketAddr, LinkId>,
+    /// Addresses to which a link stays open, used or not.
+    kept: Vec<SocketAddr>,
     frames: (Sender<Frame>, Receiver<Frame>),
     tasks: JoinSet<(LinkId, End)>,
     last: LinkId,
@@ -92,6 +94,7 @@ impl Links {
         Self {
             open: HashMap::new(),
             outgoing: HashMap::new(),
+            kept: Vec::new(),
             frames: mpsc::channel(FRAMES_READ_MAX),
             tasks: JoinSet::new(),
             last: LinkId(0),
@@ -117,6 +120,22 @@ impl Links {
         }
         let id = self.connect(now, to);
         self.send_over(now, id, frame);
+    }
+
+    /// Keeps a link open to each of these addresses, and no longer to those given before: when the
+    /// process behind one ends, the link tells at once.
+    pub(crate) fn keep(&mut self, now: Instant, addresses: Vec<SocketAddr>) {
+        self.kept = addresses;
+        self.reopen(now);
+    }
+
+    /// Opens the links that are to be kept and are not open.
+    pub(crate) fn reopen(&mut self, now: Instant) {
+        for at in 0..self.kept.len() {
+            if !self.outgoing.contains_key(&self.kept[at]) {
+                self.connect(now, self.kept[at]);
+            }
+        }
     }
 
     /// Sends over this link; where it is gone the frame is dropped.
@@ -172,7 +191,11 @@ impl Links {
 
     /// Closes the links that were not used for long.
     pub(crate) fn close_idle(&mut self, now: Instant) {
-        let idle = self.open.iter().filter(|(_, link)| link.is_idle(now));
+        let kept = |link: &Link| link.to.is_some_and(|to| self.kept.contains(&to));
+        let idle = self
+            .open
+            .iter()
+            .filter(|(_, link)| link.is_idle(now) && !kept(link));
         for id in idle.map(|(id, _)| *id).collect::<Vec<_>>() {
             trace!(?id, "idle link closed");
             self.remove(id);
@@ -197,7 +220,8 @@ impl Links {
 
     fn connect(&mut self, now: Instant, to: SocketAddr) -> LinkId {
         if self.outgoing.len() >= LINKS_OUT_MAX {
-            self.evict(|link| link.to.is_some());
+            let kept = self.kept.clone();
+            self.evict(|link| link.to.is_some_and(|to| !kept.contains(&to)));
         }
         self.stats.opened += 1;
         let id = if self.cut_off {

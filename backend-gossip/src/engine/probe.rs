@@ -64,8 +64,8 @@ pub(super) enum Reason {
     Asked { origin: Route, sequence: u64 },
     /// Others suspect it.
     Suspected,
-    /// A link to it was closed from its side.
-    Closed,
+    /// A link to it could not be opened: its host says that nobody listens there.
+    Refused,
 }
 
 /// How many direct pings are lost on members that turn out to be there, as this member sees it.
@@ -207,19 +207,15 @@ impl Engine {
         } else {
             window
         };
-        if !self.check(
-            now,
-            target,
-            Reason::Asked { origin, sequence },
-            window,
-            refused,
-        ) {
+        let reason = Reason::Asked { origin, sequence };
+        if self.check(now, target, reason, window, refused).is_none() {
             let nack = self.frame(&[Message::Nack { sequence }]);
             self.transmit(origin, nack);
         }
     }
 
-    /// Pings a member, and knocks where wanted; answers whether that was possible.
+    /// Pings a member, and knocks where wanted; answers with the check's sequence where that was
+    /// possible.
     pub(super) fn check(
         &mut self,
         now: Instant,
@@ -227,16 +223,13 @@ impl Engine {
         reason: Reason,
         window: Duration,
         knock: bool,
-    ) -> bool {
-        let Some(member) = self
+    ) -> Option<u64> {
+        let member = self
             .members
             .find(target)
-            .filter(|member| member.is_present())
-        else {
-            return false;
-        };
+            .filter(|member| member.is_present())?;
         if self.checks.len() >= CHECKS_MAX {
-            return false;
+            return None;
         }
         let (address, start) = (member.address, member.start(target));
         let sequence = self.next_sequence();
@@ -267,7 +260,7 @@ impl Engine {
             .chain(accuse.map(Message::Accuse))
             .collect();
         self.transmit_filled(Route::Datagram(address), &messages);
-        true
+        Some(sequence)
     }
 
     /// Checks a member that others suspect.
@@ -289,13 +282,12 @@ impl Engine {
             // Neither an answer to the ping nor a process behind the port: a witness.
             _ if check.refused => {
                 self.accuse(now, check.target, true);
-                if check.reason == Reason::Closed {
+                if check.reason == Reason::Refused {
                     self.ask_witnesses(check.target);
                 }
             }
             Reason::Suspected => self.accuse(now, check.target, false),
-            Reason::Closed => self.members.probe_soon(check.target),
-            Reason::Asked { .. } => {}
+            Reason::Refused | Reason::Asked { .. } => {}
         }
     }
 
@@ -316,16 +308,12 @@ impl Engine {
         if failing {
             self.accuse(now, id, true);
             self.ask_witnesses(id);
-        } else if !checked {
-            self.check(now, id, Reason::Closed, self.contradiction(id), true);
-        }
-    }
-
-    /// A link to a member was closed from its side: the kernel does that the moment a process ends.
-    pub(super) fn handle_closed(&mut self, now: Instant, id: u64) {
-        let checked = self.checks.values().any(|check| check.target == id);
-        if !checked {
-            self.check(now, id, Reason::Closed, self.contradiction(id), true);
+        } else if !checked
+            && let Some(sequence) =
+                self.check(now, id, Reason::Refused, self.contradiction(id), false)
+            && let Some(check) = self.checks.get_mut(&sequence)
+        {
+            check.refused = true;
         }
     }
 

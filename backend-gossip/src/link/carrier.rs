@@ -31,8 +31,9 @@ const UNCONFIRMED_TIMEOUT: Duration = Duration::from_secs(5);
 /// peer that has no room would be asked for it for ever.
 const SHORT_LIVED: Duration = Duration::from_secs(1);
 const SHORT_LIVED_MAX: u32 = 2;
-/// Bytes read at once: several small frames.
-const READ_BUFFER_BYTES: usize = 4096;
+/// Bytes read ahead: enough for the length of a frame, which then is read past the buffer. Most
+/// links are idle nearly always, and a member has several.
+const READ_BUFFER_BYTES: usize = 64;
 
 /// How a link ended.
 #[derive(Debug)]
