@@ -24,8 +24,7 @@ const PATIENCE_ROUND_TRIPS: u32 = 5;
 /// Shortest patience with a direct ping: longer than a busy process takes to come to it.
 const PATIENCE_MIN: Duration = Duration::from_millis(100);
 
-/// Shortest and longest time in which a ping can contradict a refused connection. The refusal has
-/// crossed the same path and taken one round trip.
+/// Shortest and longest time in which an answer to a ping can contradict a refused connection.
 const CONTRADICTION_MIN: Duration = Duration::from_millis(20);
 const CONTRADICTION_MAX: Duration = Duration::from_millis(200);
 
@@ -55,6 +54,7 @@ pub(super) struct Check {
     reason: Reason,
     /// Whether the target's host says that nobody listens there.
     refused: bool,
+    started: Instant,
 }
 
 /// Why a check is made.
@@ -202,20 +202,14 @@ impl Engine {
     ) {
         // Sooner than the asker's own deadline, so that the nack is in time.
         let window = self.config.probe_timeout.mul_f32(0.6);
-        let window = if refused {
-            self.contradiction(target).min(window)
-        } else {
-            window
-        };
         let reason = Reason::Asked { origin, sequence };
-        if self.check(now, target, reason, window, refused).is_none() {
+        if !self.check(now, target, reason, window, refused) {
             let nack = self.frame(&[Message::Nack { sequence }]);
             self.transmit(origin, nack);
         }
     }
 
-    /// Pings a member, and knocks where wanted; answers with the check's sequence where that was
-    /// possible.
+    /// Pings a member, and knocks where wanted; answers whether that was possible.
     pub(super) fn check(
         &mut self,
         now: Instant,
@@ -223,13 +217,16 @@ impl Engine {
         reason: Reason,
         window: Duration,
         knock: bool,
-    ) -> Option<u64> {
-        let member = self
+    ) -> bool {
+        let Some(member) = self
             .members
             .find(target)
-            .filter(|member| member.is_present())?;
+            .filter(|member| member.is_present())
+        else {
+            return false;
+        };
         if self.checks.len() >= CHECKS_MAX {
-            return None;
+            return false;
         }
         let (address, start) = (member.address, member.start(target));
         let sequence = self.next_sequence();
@@ -239,6 +236,7 @@ impl Engine {
                 target,
                 reason,
                 refused: false,
+                started: now,
             },
         );
         self.timers.set(Timer::Check(sequence), now + window);
@@ -260,7 +258,7 @@ impl Engine {
             .chain(accuse.map(Message::Accuse))
             .collect();
         self.transmit_filled(Route::Datagram(address), &messages);
-        Some(sequence)
+        true
     }
 
     /// Checks a member that others suspect.
@@ -296,24 +294,29 @@ impl Engine {
     /// By itself that proves little (a firewall may say so as well). It counts once a ping of this
     /// member went unanswered too, and convicts once a second member has seen both.
     pub(super) fn handle_refused(&mut self, now: Instant, id: u64) {
-        let mut checked = false;
-        for check in self.checks.values_mut().filter(|check| check.target == id) {
-            check.refused = true;
-            checked = true;
-        }
-        let failing = self
-            .probe
-            .as_ref()
-            .is_some_and(|probe| probe.target == id && probe.stage == Stage::Indirect);
-        if failing {
+        let probing = self.probe.as_ref().filter(|probe| probe.target == id);
+        if probing.is_some_and(|probe| probe.stage == Stage::Indirect) {
             self.accuse(now, id, true);
             self.ask_witnesses(id);
-        } else if !checked
-            && let Some(sequence) =
-                self.check(now, id, Reason::Refused, self.contradiction(id), false)
-            && let Some(check) = self.checks.get_mut(&sequence)
+            return;
+        }
+        let mut checked = false;
+        for (sequence, check) in self
+            .checks
+            .iter_mut()
+            .filter(|(_, check)| check.target == id)
         {
             check.refused = true;
+            checked = true;
+            // The refusal has crossed the same path and taken one round trip: an answer to the ping
+            // would be here by now, or soon.
+            let round_trip = now.saturating_duration_since(check.started);
+            let window = (round_trip * 4).clamp(CONTRADICTION_MIN, CONTRADICTION_MAX);
+            self.timers
+                .set(Timer::Check(*sequence), check.started + window);
+        }
+        if !checked {
+            self.check(now, id, Reason::Refused, CONTRADICTION_MAX, true);
         }
     }
 
@@ -328,16 +331,6 @@ impl Engine {
         }
         self.awareness = (self.awareness + 1).min(AWARENESS_MAX);
         self.resume_contact(now);
-    }
-
-    /// How long a ping has to contradict a refused connection.
-    fn contradiction(&self, target: u64) -> Duration {
-        let round_trip = self
-            .members
-            .find(target)
-            .and_then(|member| member.round_trip);
-        let window = round_trip.map_or(CONTRADICTION_MAX, |round_trip| round_trip * 4);
-        window.clamp(CONTRADICTION_MIN, CONTRADICTION_MAX)
     }
 
     fn start_probe(&mut self, now: Instant) {
