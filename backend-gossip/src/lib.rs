@@ -1,3 +1,5 @@
 //! The embedded gossip backend.
 #[doc(hidden)]
 pub mod engine;
+#[doc(hidden)]
+pub mod wire;
