@@ -73,6 +73,7 @@ impl World {
             return;
         };
         let offered = process.asked.remove(key).is_some();
+        process.superseded.remove(key);
         let now = process.clock.at(self.now);
         let removal = process.engine.deregister(now, key);
         self.note(&format!("{id} deregisters {key}: {removal:?}"));
@@ -119,7 +120,7 @@ impl World {
         self.drain(id);
     }
 
-    /// What the driver does for `register`: stamps a generation and hands it to the engine.
+    /// What an application does at its start, and whenever it offers something new.
     pub(crate) fn offer(&mut self, id: ProcessId, instance: Instance) {
         self.turn += 1;
         let stamp = Stamp {
@@ -128,31 +129,37 @@ impl World {
         };
         let stamped = instance.with_metadata(Stamp::METADATA_KEY, stamp.text());
         let mut instance = stamped.expect("a stamp within the limits");
-        let Some(process) = self.processes.get(&id) else {
+        let key = instance.key().clone();
+        self.note(&format!("{id} registers {key} as turn {}", stamp.turn));
+        let others = self.processes.values().filter(|other| other.id != id);
+        let rivals = others.filter(|other| other.asked.contains_key(&key)).count();
+        self.counters.rivals += u64::from(rivals > 0);
+
+        let Some(process) = self.processes.get_mut(&id) else {
             return;
         };
-        let key = instance.key().clone();
-        let view = process.engine.view(&Selector::Service(key.service().clone()));
-        let seen = view.iter().find(|shown| *shown.key() == key);
-        let seen = seen.map_or(Generation::default(), |shown| shown.generation());
-        let clock = self.wall_clock(process.slot);
-        instance = instance.with_generation(clock.max(Generation::new(seen.number() + 1)));
-        if let Some(last) = process.asked.get(&key) {
+        let now = process.clock.at(self.now);
+        let registered = process.engine.register(now, instance.clone());
+        registered.expect("valid content is accepted");
+        // The engine says which generation it is. It has to show it at once (REG-1), as asked, but
+        // for the health reported last (HEA-2).
+        let superseded = process.superseded.get(&key);
+        if let Some(last) = process.asked.get(&key).or(superseded) {
             instance = instance.keeping_health_of(last);
         }
-        let others = self.processes.values().filter(|other| other.id != id);
-        let rival = others.filter(|other| other.asked.contains_key(&key)).count();
-        self.counters.rivals += u64::from(rival > 0);
-        self.note(&format!("{id} registers {key} as turn {}", stamp.turn));
+        let view = process.engine.view(&Selector::Service(key.service().clone()));
+        let shown = view.into_iter().find(|shown| *shown.key() == key);
+        let generation = shown.as_ref().map_or(Generation::default(), |shown| shown.generation());
+        let instance = Arc::new(instance.with_generation(generation));
+        process.superseded.remove(&key);
+        process.asked.insert(key, instance.clone());
+        if shown.as_ref() != Some(&instance) {
+            self.fail("shown-at-once", format!("{id} shows {shown:?} after {instance:?}"));
+        }
         self.see(&Seen::Asked {
             process: id,
             instance: &instance,
         });
-        if let Some(process) = self.processes.get_mut(&id) {
-            process.asked.insert(key, Arc::new(instance.clone()));
-            let now = process.clock.at(self.now);
-            process.engine.register(now, instance).expect("valid content is accepted");
-        }
         self.drain(id);
     }
 
@@ -161,7 +168,8 @@ impl World {
         self.counters.superseded += 1;
         self.see(&Seen::Superseded { process: id, key });
         if let Some(process) = self.processes.get_mut(&id) {
-            process.asked.remove(key);
+            let stopped = process.asked.remove(key);
+            process.superseded.extend(stopped.map(|instance| (key.clone(), instance)));
             self.slots[process.slot].wanted.remove(key);
         }
     }

@@ -73,6 +73,7 @@ counters! {
     rivals,
     oversize,
     superseded,
+    names_taken,
     stale,
     suspicions,
     refutations,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidings_api::{Instance, InstanceKey, ServiceName};
-use tidings_gossip::engine::{Identity, MemberChange, MemberInfo, Stats};
+use tidings_gossip::engine::{Identity, MemberInfo, MemberState, Stats};
 
 /// One start of one member: a member that is restarted is another process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,6 +47,11 @@ pub(crate) enum Seen<'a> {
         cluster: &'a str,
         identity: &'a Identity,
     },
+    /// A process goes on under another name or generation.
+    Renamed {
+        process: ProcessId,
+        identity: &'a Identity,
+    },
     /// A process began to leave on its own account.
     Leaving { process: ProcessId },
     /// A process ended.
@@ -76,7 +81,8 @@ pub(crate) enum Seen<'a> {
     /// A process told a change of a member's state.
     Member {
         process: ProcessId,
-        change: &'a MemberChange,
+        member: &'a Identity,
+        state: MemberState,
     },
     /// A process told that it hears the cluster (`live`), or no longer does.
     Freshness { process: ProcessId, live: bool },

@@ -99,6 +99,8 @@ pub(crate) struct Process {
     pub(crate) joined: bool,
     /// What its application wants to be offered; without what a newer owner took over.
     pub(crate) asked: BTreeMap<InstanceKey, Arc<Instance>>,
+    /// What a newer owner took over, as it was.
+    pub(crate) superseded: BTreeMap<InstanceKey, Arc<Instance>>,
     /// What its watchers show.
     pub(crate) told: BTreeMap<ServiceName, Vec<Arc<Instance>>>,
     pub(crate) live_told: bool,
@@ -127,6 +129,7 @@ impl Process {
             leaving: false,
             joined: false,
             asked: BTreeMap::new(),
+            superseded: BTreeMap::new(),
             told: BTreeMap::new(),
             live_told: engine.freshness().is_live(),
             engine,

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidings_api::{Generation, Instance};
-use tidings_gossip::engine::{
-    EngineConfig, Identity, MemberChange, MemberInfo, MemberState, Stats,
-};
+use tidings_gossip::engine::{EngineConfig, Identity, MemberInfo, MemberState, Stats};
 
 use crate::app::key;
 use crate::checkers::agreement::{RULES, disagreement};
@@ -379,10 +377,8 @@ impl Story {
     fn member(&mut self, process: u32, member: &Identity, state: MemberState) {
         self.see(&Seen::Member {
             process: ProcessId(process),
-            change: &MemberChange {
-                member: member.clone(),
-                state,
-            },
+            member,
+            state,
         });
     }
 

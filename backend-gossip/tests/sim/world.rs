@@ -296,6 +296,12 @@ impl World {
         self.counters.clone()
     }
 
+    /// Ends the run: a rule is broken that no checker needs a history for.
+    pub(crate) fn fail(&mut self, checker: &'static str, seen: String) {
+        let at = self.now;
+        self.violation.get_or_insert(Violation { checker, at, seen });
+    }
+
     /// What the checkers have to hear of.
     pub(crate) fn see(&mut self, seen: &Seen<'_>) {
         if let Err(violation) = self.checkers.see(self.now, seen) {
@@ -368,6 +374,7 @@ impl World {
 
     /// Takes from an engine all that it has to give.
     pub(crate) fn drain(&mut self, id: ProcessId) {
+        self.rename(id);
         self.transmit(id);
         self.tell(id);
         self.arm(id);
@@ -477,6 +484,20 @@ impl World {
         self.drain(id);
     }
 
+    /// Tells where a process goes on as somebody else, before anything is sent in the new name.
+    fn rename(&mut self, id: ProcessId) {
+        if let Some(process) = self.processes.get_mut(&id)
+            && process.identity != *process.engine.identity()
+        {
+            process.identity = process.engine.identity().clone();
+            let identity = process.identity.clone();
+            self.see(&Seen::Renamed {
+                process: id,
+                identity: &identity,
+            });
+        }
+    }
+
     fn transmit(&mut self, id: ProcessId) {
         loop {
             let Some(process) = self.processes.get_mut(&id) else {
@@ -561,9 +582,11 @@ impl World {
                 engine::Event::Left => {
                     self.schedule(Duration::ZERO, Event::Gone(id));
                 }
-                engine::Event::Member(change) => self.see(&Seen::Member {
+                engine::Event::NameTaken { .. } => self.counters.names_taken += 1,
+                engine::Event::Member { member, state } => self.see(&Seen::Member {
                     process: id,
-                    change: &change,
+                    member: &member,
+                    state,
                 }),
             }
         }
@@ -630,12 +653,14 @@ fn text(event: &engine::Event) -> String {
 
 fn state(process: &Process) -> ProcessState {
     let told = process.told.values().flatten().cloned();
+    let registrations = process.engine.registrations();
+    let registrations = registrations.map(|(key, superseded)| (key.clone(), superseded));
     ProcessState {
         process: process.id,
         cluster: process.cluster.clone(),
         identity: process.identity.clone(),
         asked: process.asked.values().cloned().collect(),
-        registrations: process.engine.registrations().collect(),
+        registrations: registrations.collect(),
         view: process.engine.view(&Selector::All),
         told: told.collect(),
         live: process.engine.freshness().is_live(),

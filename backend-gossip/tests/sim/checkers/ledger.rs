@@ -33,7 +33,8 @@ pub(crate) struct Ledger {
 #[derive(Clone, Debug)]
 pub(crate) struct Life {
     pub(crate) cluster: Arc<str>,
-    pub(crate) identity: Identity,
+    /// All that it was known as; the last is what it is now.
+    pub(crate) identities: Vec<Identity>,
     pub(crate) leaving: bool,
     pub(crate) ended: Option<(Duration, Ending)>,
     /// Since when nobody's frames reach it.
@@ -49,6 +50,13 @@ pub(crate) struct Offer {
     superseded: bool,
 }
 
+impl Life {
+    /// The name it goes by now.
+    pub(crate) fn name(&self) -> Option<&Arc<str>> {
+        self.identities.last().map(|identity| &identity.name)
+    }
+}
+
 impl Ledger {
     pub(crate) fn life(&self, process: ProcessId) -> Option<&Life> {
         self.lives.get(&process)
@@ -57,7 +65,7 @@ impl Ledger {
     /// The process that a member is, by name, generation and address.
     pub(crate) fn process(&self, identity: &Identity) -> Option<(ProcessId, &Life)> {
         let mut lives = self.lives.iter().map(|(id, life)| (*id, life));
-        lives.find(|(_, life)| life.identity == *identity)
+        lives.find(|(_, life)| life.identities.contains(identity))
     }
 
     /// Whether a process runs and means to stay.
@@ -86,16 +94,16 @@ impl Ledger {
             })
     }
 
-    /// The rank of everything that was ever asked for under a key: the highest is visible.
+    /// Everybody who ever offered a key, with the newest generation of that.
     pub(crate) fn claims(
         &self,
         key: &InstanceKey,
-    ) -> impl Iterator<Item = (ProcessId, Generation, &Arc<str>)> {
+    ) -> impl Iterator<Item = (ProcessId, Generation)> {
         let all = self.offers.range((key.clone(), ProcessId(0))..);
         let of_key = all.take_while(move |((k, _), _)| k == key);
         of_key.filter_map(|((_, process), offer)| {
             let newest = offer.contents.values().map(Instance::generation).max()?;
-            Some((*process, newest, &self.lives.get(process)?.identity.name))
+            Some((*process, newest))
         })
     }
 
@@ -108,12 +116,15 @@ impl Ledger {
             } => {
                 let life = Life {
                     cluster: (*cluster).into(),
-                    identity: (*identity).clone(),
+                    identities: vec![(*identity).clone()],
                     leaving: false,
                     ended: None,
                     cut_off: None,
                 };
                 self.lives.insert(*process, life);
+            }
+            Seen::Renamed { process, identity } => {
+                self.change(*process, |life| life.identities.push((*identity).clone()));
             }
             Seen::Leaving { process } => self.change(*process, |life| life.leaving = true),
             Seen::Ended { process, how } => {

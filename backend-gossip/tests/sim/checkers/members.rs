@@ -79,17 +79,20 @@ impl Checker for KnownMembers {
     }
 
     fn see(&mut self, ledger: &Ledger, _: Duration, seen: &Seen<'_>) -> Result<(), String> {
-        let Seen::Member { process, change } = seen else {
+        let Seen::Member {
+            process, member, ..
+        } = seen
+        else {
             return Ok(());
         };
         let cluster = ledger.life(*process).map(|life| &life.cluster);
-        match ledger.process(&change.member) {
+        match ledger.process(member) {
             Some((_, life)) if Some(&life.cluster) == cluster => Ok(()),
             Some((other, life)) => Err(format!(
                 "{process} of {cluster:?} knows {other} of {:?}",
                 life.cluster
             )),
-            None => Err(format!("{process} knows {:?}, which never was", change.member)),
+            None => Err(format!("{process} knows {member:?}, which never was")),
         }
     }
 }
@@ -104,18 +107,23 @@ impl Checker for LeftByWill {
     }
 
     fn see(&mut self, ledger: &Ledger, _: Duration, seen: &Seen<'_>) -> Result<(), String> {
-        let Seen::Member { process, change } = seen else {
+        let Seen::Member {
+            process,
+            member,
+            state,
+        } = seen
+        else {
             return Ok(());
         };
-        let stays = |member| ledger.process(member).is_none_or(|(_, life)| !life.leaving);
-        if change.state == MemberState::Left && stays(&change.member) {
-            return Err(format!("{process} saw {:?} leave, which didn't", change.member));
+        let stays = ledger.process(member).is_none_or(|(_, life)| !life.leaving);
+        if *state == MemberState::Left && stays {
+            return Err(format!("{process} saw {member:?} leave, which didn't"));
         }
         Ok(())
     }
 }
 
-/// Once settled, no running member is declared dead or even suspected for long.
+/// Once settled, no running member is taken for dead by anybody.
 #[derive(Debug)]
 struct NoFalseDeathInCalm;
 
@@ -125,13 +133,20 @@ impl Checker for NoFalseDeathInCalm {
     }
 
     fn see(&mut self, ledger: &Ledger, _: Duration, seen: &Seen<'_>) -> Result<(), String> {
-        let (Phase::Settled, Seen::Member { process, change }) = (ledger.phase, seen) else {
+        let (
+            Phase::Settled,
+            Seen::Member {
+                process,
+                member,
+                state: MemberState::Dead,
+            },
+        ) = (ledger.phase, seen)
+        else {
             return Ok(());
         };
-        let running = ledger.process(&change.member).filter(|(id, _)| ledger.is_running(*id));
-        match running {
-            Some((id, _)) if change.state == MemberState::Dead => {
-                Err(format!("{process} declares {id} ({:?}) dead", change.member))
+        match ledger.process(member) {
+            Some((id, _)) if ledger.is_running(id) => {
+                Err(format!("{process} takes {id} ({member:?}) for dead"))
             }
             _ => Ok(()),
         }
@@ -153,11 +168,12 @@ impl Checker for SupersededByNewer {
         };
         let claims: Vec<_> = ledger.claims(key).collect();
         let own = claims.iter().find(|(claimant, ..)| claimant == process);
-        let Some((_, own_generation, own_name)) = own else {
+        let Some((_, own_generation)) = own else {
             return Err(format!("{process} is superseded for {key}, which it never offered"));
         };
-        let newer = claims.iter().any(|(claimant, generation, name)| {
-            claimant != process && (generation, name) >= (own_generation, own_name)
+        // Equal generations are told apart by the owners' ids, which is the engine's business.
+        let newer = claims.iter().any(|(claimant, generation)| {
+            claimant != process && generation >= own_generation
         });
         if newer {
             return Ok(());

@@ -99,10 +99,9 @@ impl Checker for NeverBackInTime {
             let Some(stamp) = Stamp::of(instance) else {
                 continue;
             };
-            let Some(owner) = ledger.life(stamp.owner) else {
+            let Some(name) = ledger.life(stamp.owner).and_then(|life| life.name()).cloned() else {
                 continue;
             };
-            let name = owner.identity.name.clone();
             let start = self.starts.entry((*process, name.clone())).or_insert(stamp.owner);
             if stamp.owner < *start {
                 return Err(format!(
