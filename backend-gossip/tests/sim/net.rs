@@ -151,10 +151,6 @@ impl Net {
         self.hosts[host.0].loss = loss;
     }
 
-    pub(crate) fn occupant(&self, host: HostId) -> Option<ProcessId> {
-        self.hosts[host.0].process
-    }
-
     /// What is at an address, the network aside.
     pub(crate) fn answer(&self, address: SocketAddr) -> Answer {
         match HostId::at(address).and_then(|host| self.hosts.get(host.0)) {
@@ -203,6 +199,12 @@ impl Net {
                     Direction::Out => out,
                 }
         })
+    }
+
+    /// Whether a partition stops what one address sends to another.
+    pub(crate) fn is_cut_between(&self, from: SocketAddr, to: SocketAddr) -> bool {
+        let hosts = HostId::at(from).zip(HostId::at(to));
+        hosts.is_some_and(|(from, to)| self.is_cut(from, to))
     }
 
     /// Share lost on the way from one host to an address.

@@ -407,6 +407,10 @@ impl World {
 
     fn handle(&mut self, event: Event) {
         match event {
+            // What arrives long after it was sent was held up behind the partition that is there now.
+            Event::Datagram(from, to, _) if self.net.is_cut_between(from, to) => {
+                self.counters.datagrams_cut += 1;
+            }
             Event::Datagram(from, to, bytes) => match self.net.answer(to) {
                 Answer::Process(id) => {
                     self.counters.datagrams_delivered += 1;
