@@ -92,7 +92,7 @@ impl Engine {
     ) {
         let (shortest, awaited) = (self.shortest_suspicion(), self.awaited_accusers());
         let (mut news, mut started) = (false, false);
-        self.members.change(id, &mut self.rng, |member| {
+        let old = self.members.change(id, &mut self.rng, |member| {
             if member.state != MemberState::Suspect || member.incarnation != incarnation {
                 started = member.state != MemberState::Suspect;
                 member.state = MemberState::Suspect;
@@ -112,6 +112,10 @@ impl Engine {
             return;
         }
         self.index_member(id);
+        if old.is_some_and(|old| !old.is_present()) {
+            // Who is suspected in a later incarnation has been alive in it.
+            self.reappear(now, id);
+        }
         self.spread(now, ItemKey::Member(id));
         if started {
             self.report_member(id);
@@ -209,12 +213,17 @@ impl Engine {
             self.report_member(id);
         }
         if !old.is_present() {
-            self.index_records(id);
-            self.check_superseded_by(now, id);
-            self.timers.set_if_unset(Timer::Probe, now);
+            self.reappear(now, id);
         }
         self.spread(now, ItemKey::Member(id));
         self.update_contact(now);
+    }
+
+    /// A member that was dead or had left is present again, with all its records.
+    fn reappear(&mut self, now: Instant, id: u64) {
+        self.index_records(id);
+        self.check_superseded_by(now, id);
+        self.timers.set_if_unset(Timer::Probe, now);
     }
 
     /// A member speaks as somebody it no longer is for us (a new start whose clock was set back, or
