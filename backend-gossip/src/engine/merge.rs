@@ -150,6 +150,8 @@ impl Engine {
 
     /// Convicts a suspect, unless this member is cut off itself: then the silence is its own.
     pub(super) fn end_suspicion(&mut self, now: Instant, id: u64) {
+        // Probes may be far apart, and silence has to be noticed before anybody is convicted by it.
+        self.update_contact(now);
         let Some(member) = self.members.find(id) else {
             return;
         };
@@ -157,6 +159,10 @@ impl Engine {
             return;
         };
         let (refused, started) = (suspicion.refused() > 0, suspicion.started());
+        if suspicion.deadline() > now && !refused {
+            // Begun anew just now.
+            return;
+        }
         if let Some(hold) = self.conviction_held(now, started)
             && !refused
         {
