@@ -28,6 +28,17 @@ pub(crate) enum Input {
     Timeout,
 }
 
+impl Input {
+    /// The input without its bytes, for people.
+    pub(crate) fn source(&self) -> String {
+        match self {
+            Self::Datagram(from, _) => format!("from {from}"),
+            Self::Link(link, _) => format!("{link:?}"),
+            other => format!("{other:?}"),
+        }
+    }
+}
+
 /// How fast a process handles what arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pace {

@@ -98,7 +98,7 @@ fn calm(world: &mut World, plan: &Plan, limits: &Limits) -> Outcome<Duration> {
     world.settled();
     // Long enough for whatever was still on its way to show.
     world.run_for(Duration::from_secs(40))?;
-    world.run_until_agreed(Duration::ZERO)?;
+    world.run_until_agreed(limits.visible)?;
     Ok(agreed)
 }
 
@@ -143,7 +143,7 @@ fn epilogue(world: &mut World, plan: &Plan, limits: &Limits) -> Outcome {
     world.restart(left, Place::Same);
     world.run_until_agreed(limits.visible)?;
     world.run_for(Duration::from_secs(5))?;
-    world.run_until_agreed(Duration::ZERO)?;
+    world.run_until_agreed(limits.visible)?;
     Ok(())
 }
 
@@ -155,7 +155,6 @@ fn happened(counters: &Counters, at: Duration) -> Outcome {
         ("slow spells", counters.slow_spells, counters.inputs_slowed),
         ("kills", counters.kills, counters.links_refused + counters.datagrams_to_nobody),
         ("silenced hosts", counters.silenced, counters.datagrams_cut),
-        ("noise", counters.noise, counters.malformed),
         ("leaves", counters.leaves, counters.datagrams_sent),
     ];
     let idle = effects.iter().find(|(_, faults, effects)| *faults > 0 && *effects == 0);

@@ -4,6 +4,8 @@ use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
+use tidings_gossip::wire::{Header, Message, Reader};
+
 use crate::history::ProcessId;
 
 /// Hashes everything that happens, bytes and all: two runs of one seed have to end with the same
@@ -34,7 +36,8 @@ impl Trace {
     ) {
         (at, process, kind, bytes).hash(&mut self.hasher);
         if self.printed {
-            eprintln!("{:>12.6} {process:<5} {kind:<10} {what:?}", at.as_secs_f64());
+            let messages = messages(bytes);
+            eprintln!("{:>12.6} {process:<5} {kind:<10} {what:?} {messages}", at.as_secs_f64());
         }
     }
 
@@ -50,4 +53,21 @@ impl Trace {
     pub(crate) fn digest(&self) -> u64 {
         self.hasher.finish()
     }
+}
+
+/// A frame as text; nothing for what is none.
+fn messages(frame: &[u8]) -> String {
+    let mut reader = Reader::new(frame);
+    let Ok(header) = Header::decode(&mut reader) else {
+        return String::new();
+    };
+    let mut text = format!("[{:016x}]", header.sender);
+    while !reader.is_empty() {
+        match Message::decode(&mut reader) {
+            Ok(Some(message)) => text += &format!(" {message:?}"),
+            Ok(None) => text += " unknown",
+            Err(malformed) => return text + &format!(" {malformed:?}"),
+        }
+    }
+    text
 }

@@ -466,7 +466,7 @@ impl World {
             Input::Seeds(_) => ("seeds", &[]),
             Input::Timeout => ("timeout", &[]),
         };
-        self.trace.note(self.now, id, (kind, bytes), &input);
+        self.trace.note(self.now, id, (kind, bytes), &input.source());
         let engine = &mut process.engine;
         match input {
             Input::Datagram(from, bytes) => engine.handle_datagram(now, from, &bytes),
@@ -511,7 +511,7 @@ impl World {
                 return;
             };
             let host = process.host;
-            self.trace.note(self.now, id, ("send", &frame), &(route, &frame));
+            self.trace.note(self.now, id, ("send", &frame), &route);
             let carrier = match route {
                 Route::Datagram(_) => Carrier::Datagram,
                 Route::Link(_) | Route::Reply(_) => Carrier::Link,

@@ -352,13 +352,16 @@ impl Checker for InTime {
         let (due, waiting) = self.waiting.drain(..).partition(|waiting| waiting.due <= at);
         self.waiting = waiting;
         for waiting in Vec::<Waiting>::from(due) {
-            let mut awake = processes.iter().filter(|state| !state.paused);
-            if let Some(state) = awake.find(|state| waiting.what.missed(ledger, state)) {
+            let bound = waiting.due - waiting.since;
+            // Who has started only just needs as long itself.
+            let mut able = processes.iter().filter(|state| {
+                let life = ledger.life(state.process);
+                !state.paused && life.is_none_or(|life| life.started + bound <= at)
+            });
+            if let Some(state) = able.find(|state| waiting.what.missed(ledger, state)) {
                 return Err(format!(
-                    "{:?} has not reached {} within {:?}",
-                    waiting.what,
-                    state.process,
-                    waiting.due - waiting.since
+                    "{:?} has not reached {} within {bound:?}",
+                    waiting.what, state.process
                 ));
             }
         }

@@ -35,6 +35,7 @@ pub(crate) struct Life {
     pub(crate) cluster: Arc<str>,
     /// All that it was known as; the last is what it is now.
     pub(crate) identities: Vec<Identity>,
+    pub(crate) started: Duration,
     pub(crate) leaving: bool,
     pub(crate) ended: Option<(Duration, Ending)>,
     /// Since when nobody's frames reach it.
@@ -117,6 +118,7 @@ impl Ledger {
                 let life = Life {
                     cluster: (*cluster).into(),
                     identities: vec![(*identity).clone()],
+                    started: at,
                     leaving: false,
                     ended: None,
                     cut_off: None,

@@ -1,10 +1,11 @@
 //! Rules about what processes show to their watchers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tidings_api::{Instance, InstanceKey};
+use tidings_gossip::engine::MemberState;
 
 use super::{Checker, Ledger, Limits, Phase};
 use crate::history::{ProcessId, Seen, Snapshot, Stamp, shown};
@@ -123,29 +124,24 @@ impl Checker for NeverBackInTime {
     }
 }
 
-/// What was withdrawn and has left a process's view never comes back to it.
+/// What was withdrawn and has therefore left a process's view never comes back to it.
 #[derive(Debug, Default)]
 struct NoResurrection {
     gone: BTreeMap<(ProcessId, InstanceKey, ProcessId), u64>,
+    /// Who is dead or has left, in whose eyes: what leaves a view with its owner isn't known to be
+    /// withdrawn.
+    absent: BTreeSet<(ProcessId, ProcessId)>,
 }
 
-impl Checker for NoResurrection {
-    fn name(&self) -> &'static str {
-        "no-resurrection"
-    }
-
-    fn see(&mut self, ledger: &Ledger, _: Duration, seen: &Seen<'_>) -> Result<(), String> {
-        let Seen::View {
-            process,
-            before,
-            after,
-            ..
-        } = seen
-        else {
-            return Ok(());
-        };
+impl NoResurrection {
+    fn look(
+        &mut self,
+        ledger: &Ledger,
+        process: ProcessId,
+        (before, after): (&[Arc<Instance>], &[Arc<Instance>]),
+    ) -> Result<(), String> {
         for (instance, stamp) in stamped(after) {
-            let gone = self.gone.get(&(*process, instance.key().clone(), stamp.owner));
+            let gone = self.gone.get(&(process, instance.key().clone(), stamp.owner));
             if gone.is_some_and(|gone| stamp.turn <= *gone) {
                 return Err(format!(
                     "{process} shows {} again, which was withdrawn and had left its view",
@@ -155,13 +151,49 @@ impl Checker for NoResurrection {
         }
         for (instance, stamp) in stamped(before) {
             let shown_still = stamped(after).any(|(i, s)| i.key() == instance.key() && s == stamp);
-            if !shown_still && ledger.is_withdrawn(instance.key(), stamp) {
-                let key = (*process, instance.key().clone(), stamp.owner);
+            let known = !self.absent.contains(&(process, stamp.owner));
+            if !shown_still && known && ledger.is_withdrawn(instance.key(), stamp) {
+                let key = (process, instance.key().clone(), stamp.owner);
                 let gone = self.gone.entry(key).or_default();
                 *gone = stamp.turn.max(*gone);
             }
         }
         Ok(())
+    }
+}
+
+impl Checker for NoResurrection {
+    fn name(&self) -> &'static str {
+        "no-resurrection"
+    }
+
+    fn see(&mut self, ledger: &Ledger, _: Duration, seen: &Seen<'_>) -> Result<(), String> {
+        match seen {
+            Seen::View {
+                process,
+                before,
+                after,
+                ..
+            } => self.look(ledger, *process, (before, after)),
+            Seen::Member {
+                process,
+                member,
+                state,
+            } => {
+                if let Some((owner, _)) = ledger.process(member) {
+                    match state {
+                        MemberState::Alive | MemberState::Suspect => {
+                            self.absent.remove(&(*process, owner));
+                        }
+                        MemberState::Dead | MemberState::Left => {
+                            self.absent.insert((*process, owner));
+                        }
+                    }
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 }
 
