@@ -215,6 +215,7 @@ impl Engine {
         });
         let Some(old) = old else { return };
         self.index_member(id);
+        self.drop_void_tombstones(id);
         if old.state != MemberState::Alive {
             self.report_member(id);
         }

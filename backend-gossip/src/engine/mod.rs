@@ -739,6 +739,17 @@ impl Engine {
         }
     }
 
+    /// Drops the tombstones that an owner's floor has voided: unlike the live records below it they
+    /// need not wait for anything, and until they are gone the digests differ.
+    fn drop_void_tombstones(&mut self, owner: u64) {
+        let floor = self.members.find(owner).map_or(0, |member| member.floor);
+        let records = self.registry.of(owner);
+        let void = records.filter(|(_, s)| s.version <= floor && s.content.is_none());
+        for key in void.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+            self.drop_record(owner, &key);
+        }
+    }
+
     /// Own tombstones that are old enough go in two steps: live records get versions above them,
     /// and when those have had time to spread, the floor is raised.
     fn prune_tombstones(&mut self, now: Instant) {
