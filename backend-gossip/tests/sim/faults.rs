@@ -118,6 +118,7 @@ impl World {
                 process.timeout_first();
             }
             self.catch_up(id);
+            self.update_cut_off();
         }
     }
 
@@ -216,6 +217,7 @@ impl World {
         let id = process.id;
         self.note(&format!("{id}: {pace:?} for {lasting:?}"));
         self.schedule(lasting, Event::Normal(id));
+        self.update_cut_off();
         true
     }
 }

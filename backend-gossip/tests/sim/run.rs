@@ -1,5 +1,6 @@
 //! One seed from start to end: chaos, calm, and then one thing after another on a quiet cluster.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -32,7 +33,7 @@ pub(crate) fn limits(config: &EngineConfig, members: usize, latency: Duration) -
         agree: Duration::from_secs(120),
         visible: Duration::from_secs(2) + round_trips,
         removed: Duration::from_secs(2) + round_trips,
-        killed: Duration::from_secs(3) + round_trips,
+        killed: 6 * config.probe_interval + round_trips,
         silenced_slack: Duration::from_secs(1) + round_trips,
         left: Duration::from_secs(1) + round_trips,
         calm_datagrams: 20.0 + members as f64,
@@ -44,9 +45,11 @@ pub(crate) fn limits(config: &EngineConfig, members: usize, latency: Duration) -
 pub(crate) struct Report {
     pub(crate) digest: u64,
     pub(crate) counters: Counters,
-    /// From the end of all faults to the agreement of all.
-    pub(crate) agreed_after: Duration,
+    pub(crate) times: Times,
 }
+
+/// How long things took, by what they are.
+pub(crate) type Times = BTreeMap<&'static str, Duration>;
 
 /// Runs a plan.
 ///
@@ -64,8 +67,10 @@ pub(crate) fn run(plan: &Plan) -> Outcome<Report> {
     world.seeds = (0..SEEDS.min(plan.members)).collect();
 
     chaos(&mut world, plan)?;
-    let agreed_after = calm(&mut world, plan, &limits)?;
-    epilogue(&mut world, plan, &limits)?;
+    let mut times = Times::new();
+    let agreed = calm(&mut world, plan, &limits)?;
+    times.insert("calm until agreed", agreed);
+    epilogue(&mut world, plan, &limits, &mut times)?;
 
     let digest = world.digest();
     let counters = world.finish();
@@ -73,7 +78,7 @@ pub(crate) fn run(plan: &Plan) -> Outcome<Report> {
     Ok(Report {
         digest,
         counters,
-        agreed_after,
+        times,
     })
 }
 
@@ -103,7 +108,7 @@ fn calm(world: &mut World, plan: &Plan, limits: &Limits) -> Outcome<Duration> {
 }
 
 /// One thing at a time, each of which has to reach everybody within its bound.
-fn epilogue(world: &mut World, plan: &Plan, limits: &Limits) -> Outcome {
+fn epilogue(world: &mut World, plan: &Plan, limits: &Limits, times: &mut Times) -> Outcome {
     let mut rng = Rng::with_seed(plan.seed ^ 0xe911_0913);
     let mut running: Vec<_> = (0..plan.members)
         .filter(|slot| world.slots[*slot].process.is_some())
@@ -111,35 +116,45 @@ fn epilogue(world: &mut World, plan: &Plan, limits: &Limits) -> Outcome {
     rng.shuffle(&mut running);
     let mut next = running.iter().cycle().copied();
     let mut member = || next.next().unwrap_or_default();
-    let pause = Duration::from_secs(1);
 
     let (owner, fresh) = (member(), key("web", "late"));
     world.register(owner, &fresh, 100);
-    world.run_for(limits.visible + pause)?;
+    let visible = world.run_until_agreed(limits.visible)?;
+    times.insert("registered until visible", visible);
+    world.run_for(limits.visible)?;
     world.report_health(owner, &fresh);
-    world.run_for(limits.visible + pause)?;
+    world.run_for(limits.visible)?;
     world.register(owner, &fresh, 200);
-    world.run_for(limits.visible + pause)?;
+    world.run_for(limits.visible)?;
     world.deregister(owner, &fresh);
-    world.run_for(limits.removed + pause)?;
+    let removed = world.run_until_agreed(limits.removed)?;
+    times.insert("deregistered until removed", removed);
+    world.run_for(limits.removed)?;
 
     let killed = member();
     world.kill(killed);
-    world.run_for(limits.killed + pause)?;
+    let gone = world.run_until_agreed(limits.killed)?;
+    times.insert("killed until removed", gone);
+    world.run_for(limits.killed)?;
     world.restart(killed, Place::New);
-    world.run_until_agreed(limits.visible)?;
+    let joined = world.run_until_agreed(limits.visible)?;
+    times.insert("started until agreed", joined);
 
     let silenced = member();
     world.silence(silenced);
     let bounds = world.snapshot().processes.into_iter().map(|state| state.crash_bound);
-    let crash_bound = bounds.max().unwrap_or_default();
-    world.run_for(crash_bound + limits.silenced_slack + pause)?;
+    let bound = bounds.max().unwrap_or_default() + limits.silenced_slack;
+    let gone = world.run_until_agreed(bound)?;
+    times.insert("silenced until removed", gone);
+    world.run_for(bound)?;
     world.restart(silenced, Place::Same);
     world.run_until_agreed(limits.visible)?;
 
     let left = member();
     world.leave(left);
-    world.run_for(limits.left + pause)?;
+    let gone = world.run_until_agreed(limits.left)?;
+    times.insert("left until removed", gone);
+    world.run_for(limits.left)?;
     world.restart(left, Place::Same);
     world.run_until_agreed(limits.visible)?;
     world.run_for(Duration::from_secs(5))?;

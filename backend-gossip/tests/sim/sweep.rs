@@ -8,6 +8,7 @@
 //! ```
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -84,18 +85,21 @@ fn run_all(seeds: Vec<u64>) -> Counters {
     results.sort_by_key(|(seed, _)| *seed);
 
     let mut total = Counters::default();
-    let mut agreed = Vec::new();
+    let mut times = BTreeMap::<_, Vec<_>>::new();
     let mut failed = Vec::new();
     for (seed, result) in results {
         match result {
             Ok(report) => {
                 total.add(&report.counters);
-                agreed.push(report.agreed_after);
+                for (what, time) in report.times {
+                    times.entry(what).or_default().push(time);
+                }
             }
             Err(violation) => failed.push((seed, violation)),
         }
     }
-    print_table(&total, &mut agreed, begin.elapsed());
+    println!("\n{} seeds, {} failed, {:.1} s", seeds.len(), failed.len(), begin.elapsed().as_secs_f64());
+    print_tables(&total, times);
     for (seed, violation) in &failed {
         eprintln!("\nseed {seed} failed\n{violation}\n{}", replay_line(*seed));
     }
@@ -157,12 +161,12 @@ fn message(panic: &(dyn Any + Send)) -> String {
     text.unwrap_or_else(|| "a panic without a message".to_owned())
 }
 
-fn print_table(total: &Counters, agreed: &mut [Duration], took: Duration) {
-    agreed.sort();
-    println!("\n{} seeds passed in {:.1} s", agreed.len(), took.as_secs_f64());
-    if let [.., slowest] = *agreed {
-        let median = agreed[agreed.len() / 2];
-        println!("calm until all agree: median {median:?}, slowest {slowest:?}");
+fn print_tables(total: &Counters, times: BTreeMap<&str, Vec<Duration>>) {
+    println!("{:>14} {:>14} {:>14}", "median", "95 %", "most");
+    for (what, mut times) in times {
+        times.sort();
+        let at = |share: usize| times[(times.len() * share / 100).min(times.len() - 1)];
+        println!("{:>14?} {:>14?} {:>14?}  {what}", at(50), at(95), at(100));
     }
     for (name, count) in total.rows() {
         println!("{count:>14}  {}", name.replace('_', " "));

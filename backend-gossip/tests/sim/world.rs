@@ -23,6 +23,8 @@ use crate::trace::Trace;
 
 /// How often the checkers get a picture of everybody while the world runs.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(500);
+/// How often a condition that is waited for is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// The wall clock when the world begins, in microseconds.
 const WALL_CLOCK_START: u64 = 1_700_000_000_000_000;
 
@@ -243,7 +245,7 @@ impl World {
                     seen: format!("not within {within:?}: {seen}"),
                 });
             }
-            self.run_for(Duration::from_millis(50))?;
+            self.run_for(LOOK_INTERVAL)?;
         }
     }
 
@@ -264,7 +266,7 @@ impl World {
                     seen: format!("not within {within:?}: {seen}"),
                 });
             }
-            self.run_for(Duration::from_millis(50))?;
+            self.run_for(LOOK_INTERVAL)?;
         }
     }
 
@@ -388,7 +390,9 @@ impl World {
                 other.id != process.id && !other.leaving && other.cluster == process.cluster
             });
             let alone = others.clone().next().is_none();
-            let cut_off = !alone && others.all(|other| self.net.is_cut(other.host, process.host));
+            // Who is paused or slow has yet to read what came before.
+            let listens = process.pace == Pace::Normal;
+            let cut_off = listens && !alone && others.all(|other| self.net.is_cut(other.host, process.host));
             if cut_off != process.cut_off {
                 changes.push((process.id, cut_off));
             }

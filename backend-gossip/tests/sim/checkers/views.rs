@@ -150,9 +150,10 @@ impl NoResurrection {
             }
         }
         for (instance, stamp) in stamped(before) {
-            let shown_still = stamped(after).any(|(i, s)| i.key() == instance.key() && s == stamp);
+            // Another owner's instance may stand in its place.
+            let vacant = after.iter().all(|other| other.key() != instance.key());
             let known = !self.absent.contains(&(process, stamp.owner));
-            if !shown_still && known && ledger.is_withdrawn(instance.key(), stamp) {
+            if vacant && known && ledger.is_withdrawn(instance.key(), stamp) {
                 let key = (process, instance.key().clone(), stamp.owner);
                 let gone = self.gone.entry(key).or_default();
                 *gone = stamp.turn.max(*gone);
