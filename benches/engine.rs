@@ -35,7 +35,11 @@ fn pair(now: Instant) -> (Engine, Vec<u8>) {
     let mut ping = Vec::new();
     for _ in 0..100 {
         for turn in 0..2 {
-            let (from, to) = if turn == 0 { (&mut a, &mut b) } else { (&mut b, &mut a) };
+            let (from, to) = if turn == 0 {
+                (&mut a, &mut b)
+            } else {
+                (&mut b, &mut a)
+            };
             while let Some(transmit) = from.poll_transmit() {
                 match transmit.route {
                     Route::Datagram(_) => to.handle_datagram(now, address(1), &transmit.frame),
@@ -53,7 +57,9 @@ fn pair(now: Instant) -> (Engine, Vec<u8>) {
         while let Some(transmit) = a.poll_transmit() {
             let mut reader = Reader::new(&transmit.frame);
             let header = Header::decode(&mut reader);
-            if header.is_ok() && matches!(Message::decode(&mut reader), Ok(Some(Message::Ping { .. }))) {
+            if header.is_ok()
+                && matches!(Message::decode(&mut reader), Ok(Some(Message::Ping { .. })))
+            {
                 ping = transmit.frame;
             }
         }
@@ -86,10 +92,18 @@ fn code(c: &mut Criterion) {
         key: instance.key().clone(),
         content: Some(Content::from(Arc::new(instance))),
     });
-    let ping = Message::Ping { sequence: 300, target: 1, digest: 2 };
+    let ping = Message::Ping {
+        sequence: 300,
+        target: 1,
+        digest: 2,
+    };
     for (name, message) in [("ping", ping), ("record", record)] {
         let encode = |message: &Message| {
-            let mut frame = Header { cluster: 1, sender: 2 }.to_frame();
+            let mut frame = Header {
+                cluster: 1,
+                sender: 2,
+            }
+            .to_frame();
             message.encode(&mut frame);
             frame
         };

@@ -23,7 +23,9 @@ fn instances() -> Vec<Arc<Instance>> {
 fn watches(count: usize) -> (Vec<Watch>, tidings::Feed) {
     let publisher = Publisher::new();
     let web = || Selector::Service("web".parse().expect("a name"));
-    let Ok(Subscription::First(first, feed)) = publisher.watch(web()) else { unreachable!() };
+    let Ok(Subscription::First(first, feed)) = publisher.watch(web()) else {
+        unreachable!()
+    };
     let joined = (1..count).map(|_| match publisher.watch(web()) {
         Ok(Subscription::Joined(watch)) => watch,
         Ok(Subscription::First(..)) | Err(_) => unreachable!(),
@@ -35,7 +37,9 @@ fn watches(count: usize) -> (Vec<Watch>, tidings::Feed) {
 
 fn read(c: &mut Criterion) {
     let (watches, _feed) = watches(1);
-    c.bench_function("read a view", |b| b.iter(|| black_box(watches[0].view().len())));
+    c.bench_function("read a view", |b| {
+        b.iter(|| black_box(watches[0].view().len()))
+    });
     c.bench_function("pick a healthy instance", |b| {
         b.iter(|| black_box(watches[0].view().healthy().next()));
     });

@@ -320,6 +320,22 @@ impl Engine {
         }
     }
 
+    /// Forgets what a member's former self didn't answer: it says nothing about the new one.
+    pub(super) fn drop_probes_of(&mut self, now: Instant, id: u64) {
+        if self.probe.as_ref().is_some_and(|probe| probe.target == id) {
+            self.probe = None;
+            self.timers.set(Timer::Probe, now);
+        }
+        let timers = &mut self.timers;
+        self.checks.retain(|sequence, check| {
+            let of_another = check.target != id;
+            if !of_another {
+                timers.cancel(Timer::Check(*sequence));
+            }
+            of_another
+        });
+    }
+
     /// Forgets what a pause has made meaningless: nothing was heard because nothing was read.
     pub(super) fn after_pause(&mut self, now: Instant) {
         self.probe = None;
