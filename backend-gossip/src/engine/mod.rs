@@ -208,14 +208,17 @@ pub struct Engine {
     registrations: BTreeMap<InstanceKey, Registration>,
     /// Version of the newest own record.
     version: u64,
+    /// Highest generation any own registration had: one that comes back after it was withdrawn must
+    /// not fall behind itself.
+    generation: Generation,
     /// The floor to raise to, and when; see the registry.
     floor_pending: Option<(u64, Instant)>,
     /// Records that overtook the news of their owner.
     orphans: VecDeque<Record>,
 
     probe: Option<Probe>,
-    /// Counts probes, to alternate between neighbours and all.
-    turn: usize,
+    /// Whether the last probe went to the ring neighbour.
+    turn: bool,
     checks: BTreeMap<u64, Check>,
     sequence: u64,
     loss: Loss,
@@ -262,10 +265,11 @@ impl Engine {
             items: Items::default(),
             registrations: BTreeMap::new(),
             version: 0,
+            generation: identity.generation,
             floor_pending: None,
             orphans: VecDeque::new(),
             probe: None,
-            turn: rng.usize(..1 << 16),
+            turn: rng.bool(),
             checks: BTreeMap::new(),
             sequence: rng.u64(..1 << 20),
             loss: Loss::default(),
@@ -353,21 +357,24 @@ impl Engine {
     /// [`Denied`](ErrorKind::Denied) where this member has as many records as it may.
     pub fn register(&mut self, now: Instant, instance: Instance) -> Result<InstanceKey> {
         let key = instance.key().clone();
-        let current = self.registrations.get(&key);
-        let instance = match current {
-            Some(current) => instance.keeping_health_of(&current.instance),
+        let last = self.registrations.get(&key);
+        let instance = match last {
+            Some(last) => instance.keeping_health_of(&last.instance),
             None if self.registry.count(self.me) >= RECORDS_PER_OWNER_MAX => {
                 let message = format!("this handle has {RECORDS_PER_OWNER_MAX} registrations");
                 return Err(Error::new(ErrorKind::Denied, message));
             }
             None => instance,
         };
-        let generation = match current {
-            Some(current) if !current.superseded => current.instance.generation(),
-            _ => self.generation_for(&key),
+        let held = last
+            .filter(|last| !last.superseded)
+            .map(|held| held.instance.clone());
+        let generation = match &held {
+            Some(held) => held.generation(),
+            None => self.generation_for(&key),
         };
         let instance = instance.with_generation(generation);
-        if current.is_some_and(|c| !c.superseded && *c.instance == instance) {
+        if held.is_some_and(|held| *held == instance) {
             return Ok(key);
         }
         self.offer(now, Arc::new(instance));
@@ -606,9 +613,9 @@ impl Engine {
         self.changed.insert(key.service().clone());
     }
 
-    /// The generation of a new registration: this start's, and above whatever stands under the key,
-    /// so that a newer registration wins whatever the clocks say.
-    fn generation_for(&self, key: &InstanceKey) -> Generation {
+    /// The generation of a new registration: at least this start's, and above whatever others offer
+    /// under the key, so that a newer registration wins whatever the clocks say.
+    fn generation_for(&mut self, key: &InstanceKey) -> Generation {
         let others = self
             .registry
             .offers(key)
@@ -617,12 +624,9 @@ impl Engine {
         let newest = others
             .map(|offer| offer.instance.generation().number())
             .max();
-        let own = self
-            .registrations
-            .get(key)
-            .map(|r| r.instance.generation().number());
-        let above = newest.max(own).map_or(0, |number| number.saturating_add(1));
-        Generation::new(above.max(self.identity.generation.number()))
+        let above = newest.map_or(0, |number| number.saturating_add(1));
+        self.generation = self.generation.max(Generation::new(above));
+        self.generation
     }
 
     /// Whether the records of a member are shown in views.

@@ -1,8 +1,8 @@
 //! The probe cycle (SWIM section 3.1, with Lifeguard's nacks and local health): ping one member;
 //! when it doesn't answer soon, ask helpers and knock over a link; when nothing comes, suspect it.
 //!
-//! Every other probe goes to a ring neighbour, the others around all members in random order. So
-//! each member is probed by its predecessors at least every two intervals, and by everybody in time.
+//! Every other probe goes to the next member in the ring, the others around all members in random
+//! order. So each member is probed by its predecessor every two intervals, and by everybody in time.
 //!
 //! Beside the cycle there are *checks*: a ping and a knock at one moment, on behalf of another
 //! member or because something speaks against one.
@@ -377,12 +377,9 @@ impl Engine {
     }
 
     fn next_target(&mut self) -> Option<u64> {
-        self.turn = self.turn.wrapping_add(1);
-        let neighbours = self.sentinels.len();
-        if self.turn.is_multiple_of(2) && neighbours > 0 {
-            return Some(self.sentinels[self.turn / 2 % neighbours]);
-        }
-        self.members.next_to_probe(&mut self.rng)
+        self.turn = !self.turn;
+        let neighbour = self.sentinels.first().copied().filter(|_| self.turn);
+        neighbour.or_else(|| self.members.next_to_probe(&mut self.rng))
     }
 
     fn ping(&mut self, target: u64, sequence: u64) {
