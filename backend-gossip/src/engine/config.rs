@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// How the engine behaves. The defaults suit a data centre; [`crate::GossipConfig`] exposes what
-/// operators have a reason to change.
+/// How the engine behaves. The defaults suit a data centre; `GossipConfig` exposes what operators
+/// have a reason to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineConfig {
     /// Name of the cluster; members of others are not heard. Default `tidings`.
@@ -11,18 +11,20 @@ pub struct EngineConfig {
     /// Time from one probe to the next. Default 1 s. Lower finds crashes sooner and costs more
     /// packets; scaled by local health (Lifeguard).
     pub probe_interval: Duration,
-    /// Time a direct ping has before helpers are asked. Default 500 ms; below `probe_interval`, and
-    /// well above the round-trip time.
+    /// Longest time a direct ping has before helpers are asked; less where answers use to come
+    /// sooner. Default 500 ms; below `probe_interval`, and well above the round-trip time.
     pub probe_timeout: Duration,
     /// Members asked to ping on one's behalf. Default 3.
     pub indirect_probes: usize,
-    /// How many probe intervals a suspect has to refute, times log10 of the cluster size. Default
-    /// 4. Lower convicts sooner, and wrongly when a member pauses.
+    /// How many probe intervals a suspect has to refute where many packets are lost, times log10 of
+    /// the cluster size; where none are it has one and a half. Default 4. Lower convicts sooner, and
+    /// wrongly when the network is bad.
     pub suspicion_multiplier: u32,
-    /// Time a fresh change waits for company before it is pushed. Default 2 ms.
+    /// Shortest time between two pushes of fresh changes: what comes up meanwhile goes together.
+    /// Default 2 ms.
     pub push_delay: Duration,
-    /// Members a fresh change is pushed to. Default 4: each forwards what is new to it once, which
-    /// reaches 98 of 100 at once; gossip and sync do the rest.
+    /// Members a fresh change is pushed to. Default 6: each forwards what is new to it once, which
+    /// reaches 99.7 % at once; gossip and sync do the rest.
     pub push_fanout: usize,
     /// Time between rounds of queued broadcasts, while there are any. Default 200 ms.
     pub gossip_interval: Duration,
@@ -55,7 +57,7 @@ impl Default for EngineConfig {
             indirect_probes: 3,
             suspicion_multiplier: 4,
             push_delay: Duration::from_millis(2),
-            push_fanout: 4,
+            push_fanout: 6,
             gossip_interval: Duration::from_millis(200),
             gossip_fanout: 3,
             retransmit_multiplier: 4,

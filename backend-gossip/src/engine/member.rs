@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
@@ -41,6 +42,8 @@ pub(super) struct Member {
     pub(super) floor: u64,
     pub(super) unknown: Box<[u8]>,
     pub(super) suspicion: Option<Suspicion>,
+    /// Smoothed round-trip time of its answers to this member's pings.
+    pub(super) round_trip: Option<Duration>,
 }
 
 impl Member {
@@ -55,7 +58,16 @@ impl Member {
             floor: alive.floor,
             unknown: alive.unknown.clone(),
             suspicion: None,
+            round_trip: None,
         }
+    }
+
+    /// Takes a measured round trip into the estimate (the weights of RFC 6298).
+    pub(super) fn measure(&mut self, round_trip: Duration) {
+        let smoothed = self
+            .round_trip
+            .map_or(round_trip, |old| (old * 7 + round_trip) / 8);
+        self.round_trip = Some(smoothed);
     }
 
     /// Whether it takes part: alive or suspect.
@@ -235,13 +247,13 @@ impl Members {
         Some(id)
     }
 
-    /// Makes a member the next to be probed.
-    pub(super) fn probe_soon(&mut self, id: u64) {
-        if let Some(at) = self.ring.iter().position(|other| *other == id)
-            && at >= self.next
-        {
-            self.ring.swap(at, self.next);
-        }
+    /// The `count` present members that follow this one in the order of ids, around the end: its
+    /// neighbours, which everybody finds alike.
+    pub(super) fn successors(&self, count: usize) -> Vec<u64> {
+        let after = self.table.range((Excluded(self.me), Unbounded));
+        let around = after.chain(self.table.range(..self.me));
+        let present = around.filter(|(_, member)| member.is_present());
+        present.map(|(id, _)| *id).take(count).collect()
     }
 
     /// Up to `count` others, drawn at random, that meet `condition`.

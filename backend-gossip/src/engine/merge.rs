@@ -20,6 +20,10 @@ use crate::wire::{self, Message};
 /// not to drown it.
 const SUSPECT_PROBERS: usize = 8;
 
+/// Neighbours a member keeps a link to: so many see at once that a process has ended, and two of
+/// them convict.
+const SENTINELS: usize = 3;
+
 /// Accusers beyond the first that shorten a suspicion to its shortest, less this from the
 /// multiplier (memberlist's `SuspicionMult - 2`).
 const AWAITED_BELOW_MULTIPLIER: usize = 2;
@@ -91,7 +95,7 @@ impl Engine {
         accusers: impl IntoIterator<Item = (u64, bool)>,
     ) {
         let (shortest, awaited) = (self.shortest_suspicion(), self.awaited_accusers());
-        let (mut news, mut started) = (false, false);
+        let (me, mut mine, mut news, mut started) = (self.me, false, false, false);
         let old = self.members.change(id, &mut self.rng, |member| {
             if member.state != MemberState::Suspect || member.incarnation != incarnation {
                 started = member.state != MemberState::Suspect;
@@ -103,6 +107,7 @@ impl Engine {
             }
             if let Some(suspicion) = &mut member.suspicion {
                 for (accuser, refused) in accusers {
+                    mine |= accuser == me;
                     // The accused's own word doesn't count against it.
                     news |= accuser != id && suspicion.accuse(accuser, refused);
                 }
@@ -119,12 +124,30 @@ impl Engine {
         self.spread(now, ItemKey::Member(id));
         if started {
             self.report_member(id);
-            if self.rng.usize(..self.members.others().len().max(1)) < SUSPECT_PROBERS {
-                self.members.probe_soon(id);
+            let others = self.members.others().len().max(1);
+            if !mine && self.rng.usize(..others) < SUSPECT_PROBERS {
+                self.check_suspect(now, id);
             }
         }
         self.arm_suspicion(now, id);
         self.update_contact(now);
+    }
+
+    /// Gives a suspect more time where more is lost by now than when the suspicion began; answers
+    /// whether that moved its end.
+    fn extend_suspicion(&mut self, now: Instant, id: u64) -> bool {
+        let shortest = self.shortest_suspicion();
+        let mut deadline = now;
+        self.members.change(id, &mut self.rng, |member| {
+            if let Some(suspicion) = &mut member.suspicion {
+                suspicion.extend(shortest);
+                deadline = suspicion.deadline();
+            }
+        });
+        if deadline > now {
+            self.timers.set(Timer::Suspicion(id), deadline);
+        }
+        deadline > now
     }
 
     /// Ends a suspicion at its deadline, or at once where its host has told enough witnesses that the
@@ -152,24 +175,23 @@ impl Engine {
     pub(super) fn end_suspicion(&mut self, now: Instant, id: u64) {
         // Probes may be far apart, and silence has to be noticed before anybody is convicted by it.
         self.update_contact(now);
-        let Some(member) = self.members.find(id) else {
-            return;
-        };
-        let Some(suspicion) = &member.suspicion else {
+        let member = self.members.find(id);
+        let Some(suspicion) = member.and_then(|member| member.suspicion.as_ref()) else {
             return;
         };
         let (refused, started) = (suspicion.refused() > 0, suspicion.started());
-        if suspicion.deadline() > now && !refused {
-            // Begun anew just now.
-            return;
+        if !refused {
+            if self.extend_suspicion(now, id) {
+                return;
+            }
+            if let Some(hold) = self.conviction_held(now, started) {
+                self.timers.set(Timer::Suspicion(id), hold);
+                return;
+            }
         }
-        if let Some(hold) = self.conviction_held(now, started)
-            && !refused
-        {
-            self.timers.set(Timer::Suspicion(id), hold);
+        let Some(incarnation) = self.members.find(id).map(|member| member.incarnation) else {
             return;
-        }
-        let incarnation = member.incarnation;
+        };
         self.stats.deaths += 1;
         self.bury(now, id, incarnation, MemberState::Dead);
     }
@@ -186,6 +208,7 @@ impl Engine {
         if old.is_some_and(|old| old.is_present()) {
             self.index_records(id);
         }
+        self.choose_sentinels();
         self.spread(now, ItemKey::Member(id));
         self.report_member(id);
         self.update_contact(now);
@@ -200,6 +223,7 @@ impl Engine {
         self.spread(now, ItemKey::Member(id));
         self.report_member(id);
         self.adopt_orphans(now, id);
+        self.choose_sentinels();
         self.timers.set_if_unset(Timer::Probe, now);
         self.update_contact(now);
     }
@@ -209,7 +233,9 @@ impl Engine {
         self.timers.cancel(Timer::Suspicion(id));
         let old = self.members.change(id, &mut self.rng, |member| {
             let (generation, since) = (member.generation, member.since);
+            let round_trip = member.round_trip;
             *member = Member::new(now, alive);
+            member.round_trip = round_trip;
             if generation == alive.generation && member.state == MemberState::Alive {
                 member.since = since;
             }
@@ -231,6 +257,7 @@ impl Engine {
     fn reappear(&mut self, now: Instant, id: u64) {
         self.index_records(id);
         self.check_superseded_by(now, id);
+        self.choose_sentinels();
         self.timers.set_if_unset(Timer::Probe, now);
     }
 
@@ -249,6 +276,17 @@ impl Engine {
         messages.push(Message::Alive(member.to_alive()));
         let frame = self.frame(&messages);
         self.transmit(route, frame);
+    }
+
+    /// Keeps the sentinels the next present members in the order of ids.
+    fn choose_sentinels(&mut self) {
+        let sentinels = self.members.successors(SENTINELS);
+        if sentinels != self.sentinels {
+            let address = |id: &u64| self.members.find(*id).map(|member| member.address);
+            let addresses = sentinels.iter().filter_map(address).collect();
+            self.sentinels = sentinels;
+            self.events.push_back(Event::Sentinels(addresses));
+        }
     }
 
     // This member.
@@ -314,6 +352,7 @@ impl Engine {
         let me = Member::new(now, &super::alive(&self.identity));
         self.members.rename(self.me, me, &mut self.rng);
         self.floor_pending = None;
+        self.choose_sentinels();
         self.index_member(self.me);
         self.spread(now, ItemKey::Member(self.me));
         let offered = self.registrations.values().filter(|r| !r.superseded);

@@ -57,7 +57,7 @@ use self::contact::Contact;
 use self::items::{ItemKey, Items};
 use self::join::{Join, Leave};
 use self::member::{Member, Members};
-use self::probe::{Probe, Relay};
+use self::probe::{Check, Loss, Probe};
 use self::registry::{Registry, Stored};
 use self::spread::Budget;
 use self::suspicion::Suspicion;
@@ -126,6 +126,10 @@ pub enum Event {
     Freshness(Freshness),
     /// A seed has answered with all it knows, or there are no seeds to ask.
     Joined,
+    /// The members to keep a link open to, at these addresses, and no longer to those named before.
+    /// When one ends it is opened again; where that fails, [`Engine::handle_link_failure`] wants to
+    /// know: so a killed process is noticed at once.
+    Sentinels(Vec<SocketAddr>),
     /// The seeds should be resolved again and given to [`Engine::handle_seeds`].
     SeedsWanted,
     /// A newer generation took over this own registration.
@@ -210,8 +214,13 @@ pub struct Engine {
     orphans: VecDeque<Record>,
 
     probe: Option<Probe>,
-    relays: BTreeMap<u64, Relay>,
+    /// Counts probes, to alternate between neighbours and all.
+    turn: usize,
+    checks: BTreeMap<u64, Check>,
     sequence: u64,
+    loss: Loss,
+    /// Ring neighbours this member keeps a link to.
+    sentinels: Vec<u64>,
     /// Lifeguard's local health: 0 is well; probes slow down by this factor plus one.
     awareness: u32,
     contact: Contact,
@@ -220,6 +229,7 @@ pub struct Engine {
     /// Broadcasts that were not pushed yet.
     fresh: BTreeSet<ItemKey>,
     budget: Budget,
+    pushed: Option<Instant>,
     sync_with: Option<SocketAddr>,
 
     join: Join,
@@ -255,13 +265,17 @@ impl Engine {
             floor_pending: None,
             orphans: VecDeque::new(),
             probe: None,
-            relays: BTreeMap::new(),
+            turn: rng.usize(..1 << 16),
+            checks: BTreeMap::new(),
             sequence: rng.u64(..1 << 20),
+            loss: Loss::default(),
+            sentinels: Vec::new(),
             awareness: 0,
             contact: Contact::new(now),
             broadcasts: Broadcasts::default(),
             fresh: BTreeSet::new(),
             budget: Budget::new(now),
+            pushed: None,
             sync_with: None,
             join: Join::default(),
             leave: None,
@@ -326,7 +340,7 @@ impl Engine {
                 Timer::Leave => self.announce_leave(now),
                 Timer::Housekeeping => self.keep_house(now),
                 Timer::Suspicion(id) => self.end_suspicion(now, id),
-                Timer::Relay(sequence) => self.end_relay(now, sequence),
+                Timer::Check(sequence) => self.end_check(now, sequence),
             }
         }
     }
@@ -469,12 +483,12 @@ impl Engine {
     }
 
     /// From the moment a member falls silent to its instances having left all views, at most, in a
-    /// cluster as large as it is now and well: three probe intervals until somebody probes it, one for
-    /// that probe to fail, two until others have confirmed, the suspicion, and one to spread. A
-    /// killed process whose host still answers is noticed in a fraction of that.
+    /// cluster as large and as lossy as it is now: two probe intervals until a neighbour probes it,
+    /// one for that probe to fail, the suspicion, and one to spread. A killed process whose host still
+    /// answers is noticed in a fraction of that.
     #[must_use]
     pub fn crash_bound(&self) -> Duration {
-        7 * self.config.probe_interval + self.shortest_suspicion()
+        4 * self.config.probe_interval + self.shortest_suspicion()
     }
 
     // What the parts share.
@@ -619,7 +633,8 @@ impl Engine {
     fn shortest_suspicion(&self) -> Duration {
         let members = self.members.others().len() + 1;
         let multiplier = self.config.suspicion_multiplier;
-        Suspicion::shortest(multiplier, members, self.config.probe_interval)
+        let doubt = self.loss.doubt();
+        Suspicion::shortest(multiplier, members, self.config.probe_interval, doubt)
     }
 
     fn index_member(&mut self, id: u64) {

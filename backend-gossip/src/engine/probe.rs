@@ -1,16 +1,32 @@
-//! The probe cycle (SWIM section 3.1, with Lifeguard's nacks and local health): ping one member,
-//! after `probe_timeout` ask helpers and knock over a link, after `probe_interval` suspect it.
+//! The probe cycle (SWIM section 3.1, with Lifeguard's nacks and local health): ping one member;
+//! when it doesn't answer soon, ask helpers and knock over a link; when nothing comes, suspect it.
+//!
+//! Every other probe goes to a ring neighbour, the others around all members in random order. So
+//! each member is probed by its predecessors at least every two intervals, and by everybody in time.
+//!
+//! Beside the cycle there are *checks*: a ping and a knock at one moment, on behalf of another
+//! member or because something speaks against one.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::member::{Member, MemberState};
 use super::timer::Timer;
 use super::{Engine, Route};
 use crate::wire::Message;
-use crate::wire::limits::RELAYS_MAX;
+use crate::wire::limits::CHECKS_MAX;
 
 /// Worst local health: probes take nine times as long (Lifeguard's S = 8).
 pub(super) const AWARENESS_MAX: u32 = 8;
+
+/// A direct ping waits this many round trips before helpers are asked, within the bounds below.
+const PATIENCE_ROUND_TRIPS: u32 = 5;
+
+/// Shortest patience with a direct ping: longer than a busy process takes to come to it.
+const PATIENCE_MIN: Duration = Duration::from_millis(100);
+
+/// Shortest and longest time in which an answer to a ping can contradict a refused connection.
+const CONTRADICTION_MIN: Duration = Duration::from_millis(20);
+const CONTRADICTION_MAX: Duration = Duration::from_millis(200);
 
 /// A probe that is running, or was answered and waits for the next one's time.
 #[derive(Debug)]
@@ -31,14 +47,48 @@ enum Stage {
     Answered,
 }
 
-/// A ping on somebody's behalf.
+/// A ping and a knock at one moment.
 #[derive(Debug)]
-pub(super) struct Relay {
-    origin: Route,
-    sequence: u64,
+pub(super) struct Check {
     target: u64,
-    /// Whether the asker was refused by the target's host, and this member was too.
+    reason: Reason,
+    /// Whether the target's host says that nobody listens there.
     refused: bool,
+    started: Instant,
+}
+
+/// Why a check is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// Another member asked for it.
+    Asked { origin: Route, sequence: u64 },
+    /// Others suspect it.
+    Suspected,
+    /// A link to it could not be opened: its host says that nobody listens there.
+    Refused,
+}
+
+/// How many direct pings are lost on members that turn out to be there, as this member sees it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Loss {
+    share: f64,
+}
+
+impl Loss {
+    /// Rises fast, since a network that has become lossy makes every verdict doubtful at once, and
+    /// falls slowly.
+    fn lost(&mut self) {
+        self.share += (1.0 - self.share) / 8.0;
+    }
+
+    fn answered(&mut self) {
+        self.share -= self.share / 32.0;
+    }
+
+    /// From 0 (nothing is lost) to 1 (a quarter or more): how far to distrust silence.
+    pub(super) fn doubt(self) -> f64 {
+        (self.share * 4.0).min(1.0)
+    }
 }
 
 impl Engine {
@@ -49,7 +99,14 @@ impl Engine {
                 self.ask_helpers(now, probe);
                 return;
             }
-            Some(probe) if probe.stage == Stage::Indirect => self.fail_probe(now, &probe),
+            Some(probe) if probe.stage == Stage::Indirect => {
+                self.fail_probe(now, &probe);
+                let next = probe.started + self.config.probe_interval * (self.awareness + 1);
+                if next > now {
+                    self.timers.set(Timer::Probe, next);
+                    return;
+                }
+            }
             Some(_) | None => {}
         }
         self.update_contact(now);
@@ -82,13 +139,15 @@ impl Engine {
     }
 
     pub(super) fn handle_ack(&mut self, now: Instant, sender: u64, sequence: u64, digest: u64) {
-        if let Some(relay) = self.relays.remove(&sequence) {
-            self.timers.cancel(Timer::Relay(sequence));
-            let ack = self.frame(&[Message::Ack {
-                sequence: relay.sequence,
-                digest: 0,
-            }]);
-            self.transmit(relay.origin, ack);
+        if let Some(check) = self.checks.remove(&sequence) {
+            self.timers.cancel(Timer::Check(sequence));
+            if let Reason::Asked { origin, sequence } = check.reason {
+                let ack = self.frame(&[Message::Ack {
+                    sequence,
+                    digest: 0,
+                }]);
+                self.transmit(origin, ack);
+            }
             return;
         }
         let Some(probe) = self
@@ -98,13 +157,27 @@ impl Engine {
         else {
             return;
         };
-        if probe.stage != Stage::Answered {
+        let (started, stage) = (probe.started, probe.stage);
+        if stage != Stage::Answered {
             probe.stage = Stage::Answered;
-            let next = probe.started + self.config.probe_interval * (self.awareness + 1);
+            let next = started + self.config.probe_interval * (self.awareness + 1);
             self.awareness = self.awareness.saturating_sub(1);
             self.timers.set(Timer::Probe, next.max(now));
+            match stage {
+                Stage::Direct => self.loss.answered(),
+                Stage::Indirect | Stage::Answered => self.loss.lost(),
+            }
         }
-        if sender == probe.target {
+        if self
+            .probe
+            .as_ref()
+            .is_some_and(|probe| probe.target == sender)
+        {
+            if stage == Stage::Direct {
+                let round_trip = now.saturating_duration_since(started);
+                self.members
+                    .change(sender, &mut self.rng, |member| member.measure(round_trip));
+            }
             self.compare_digest(now, sender, digest);
         }
     }
@@ -127,55 +200,92 @@ impl Engine {
         target: u64,
         refused: bool,
     ) {
-        let reachable = self
-            .members
-            .find(target)
-            .filter(|member| member.is_present());
-        let Some(member) = reachable.filter(|_| self.relays.len() < RELAYS_MAX) else {
+        // Sooner than the asker's own deadline, so that the nack is in time.
+        let window = self.config.probe_timeout.mul_f32(0.6);
+        let reason = Reason::Asked { origin, sequence };
+        if !self.check(now, target, reason, window, refused) {
             let nack = self.frame(&[Message::Nack { sequence }]);
             self.transmit(origin, nack);
-            return;
+        }
+    }
+
+    /// Pings a member, and knocks where wanted; answers whether that was possible.
+    pub(super) fn check(
+        &mut self,
+        now: Instant,
+        target: u64,
+        reason: Reason,
+        window: Duration,
+        knock: bool,
+    ) -> bool {
+        let Some(member) = self
+            .members
+            .find(target)
+            .filter(|member| member.is_present())
+        else {
+            return false;
         };
+        if self.checks.len() >= CHECKS_MAX {
+            return false;
+        }
         let (address, start) = (member.address, member.start(target));
-        let own = self.next_sequence();
-        self.relays.insert(
-            own,
-            Relay {
-                origin,
-                sequence,
+        let sequence = self.next_sequence();
+        self.checks.insert(
+            sequence,
+            Check {
                 target,
+                reason,
                 refused: false,
+                started: now,
             },
         );
-        // Sooner than the asker's own deadline, so that the nack is in time.
-        self.timers.set(
-            Timer::Relay(own),
-            now + self.config.probe_timeout.mul_f32(0.6),
-        );
+        self.timers.set(Timer::Check(sequence), now + window);
         let ping = Message::Ping {
-            sequence: own,
+            sequence,
             target: start,
             digest: self.items.digest(),
         };
-        if refused {
-            let knock = self.frame(std::slice::from_ref(&ping));
-            self.transmit(Route::Link(address), knock);
+        if knock {
+            let frame = self.frame(std::slice::from_ref(&ping));
+            self.transmit(Route::Link(address), frame);
         }
-        self.transmit_filled(Route::Datagram(address), &[ping]);
+        let accuse = self
+            .members
+            .find(target)
+            .and_then(|member| member.to_accuse(target));
+        let messages: Vec<_> = [ping]
+            .into_iter()
+            .chain(accuse.map(Message::Accuse))
+            .collect();
+        self.transmit_filled(Route::Datagram(address), &messages);
+        true
     }
 
-    /// A ping on somebody's behalf was not answered.
-    pub(super) fn end_relay(&mut self, now: Instant, sequence: u64) {
-        let Some(relay) = self.relays.remove(&sequence) else {
+    /// Checks a member that others suspect.
+    pub(super) fn check_suspect(&mut self, now: Instant, target: u64) {
+        let window = self.config.probe_timeout.mul_f32(0.6);
+        self.check(now, target, Reason::Suspected, window, true);
+    }
+
+    /// A check was not answered.
+    pub(super) fn end_check(&mut self, now: Instant, sequence: u64) {
+        let Some(check) = self.checks.remove(&sequence) else {
             return;
         };
-        let nack = self.frame(&[Message::Nack {
-            sequence: relay.sequence,
-        }]);
-        self.transmit(relay.origin, nack);
-        if relay.refused {
+        if let Reason::Asked { origin, sequence } = check.reason {
+            let nack = self.frame(&[Message::Nack { sequence }]);
+            self.transmit(origin, nack);
+        }
+        match check.reason {
             // Neither an answer to the ping nor a process behind the port: a witness.
-            self.accuse(now, relay.target, true);
+            _ if check.refused => {
+                self.accuse(now, check.target, true);
+                if check.reason == Reason::Refused {
+                    self.ask_witnesses(check.target);
+                }
+            }
+            Reason::Suspected => self.accuse(now, check.target, false),
+            Reason::Refused | Reason::Asked { .. } => {}
         }
     }
 
@@ -184,18 +294,29 @@ impl Engine {
     /// By itself that proves little (a firewall may say so as well). It counts once a ping of this
     /// member went unanswered too, and convicts once a second member has seen both.
     pub(super) fn handle_refused(&mut self, now: Instant, id: u64) {
-        for relay in self.relays.values_mut() {
-            relay.refused |= relay.target == id;
-        }
-        let failing = self
-            .probe
-            .as_ref()
-            .is_some_and(|probe| probe.target == id && probe.stage == Stage::Indirect);
-        if failing {
+        let probing = self.probe.as_ref().filter(|probe| probe.target == id);
+        if probing.is_some_and(|probe| probe.stage == Stage::Indirect) {
             self.accuse(now, id, true);
             self.ask_witnesses(id);
-        } else {
-            self.members.probe_soon(id);
+            return;
+        }
+        let mut checked = false;
+        for (sequence, check) in self
+            .checks
+            .iter_mut()
+            .filter(|(_, check)| check.target == id)
+        {
+            check.refused = true;
+            checked = true;
+            // The refusal has crossed the same path and taken one round trip: an answer to the ping
+            // would be here by now, or soon.
+            let round_trip = now.saturating_duration_since(check.started);
+            let window = (round_trip * 4).clamp(CONTRADICTION_MIN, CONTRADICTION_MAX);
+            self.timers
+                .set(Timer::Check(*sequence), check.started + window);
+        }
+        if !checked {
+            self.check(now, id, Reason::Refused, CONTRADICTION_MAX, true);
         }
     }
 
@@ -206,10 +327,10 @@ impl Engine {
             self.timers.set(Timer::Probe, now);
         }
         let timers = &mut self.timers;
-        self.relays.retain(|sequence, relay| {
-            let of_another = relay.target != id;
+        self.checks.retain(|sequence, check| {
+            let of_another = check.target != id;
             if !of_another {
-                timers.cancel(Timer::Relay(*sequence));
+                timers.cancel(Timer::Check(*sequence));
             }
             of_another
         });
@@ -218,8 +339,8 @@ impl Engine {
     /// Forgets what a pause has made meaningless: nothing was heard because nothing was read.
     pub(super) fn after_pause(&mut self, now: Instant) {
         self.probe = None;
-        for sequence in std::mem::take(&mut self.relays).into_keys() {
-            self.timers.cancel(Timer::Relay(sequence));
+        for sequence in std::mem::take(&mut self.checks).into_keys() {
+            self.timers.cancel(Timer::Check(sequence));
         }
         if !self.members.others().is_empty() {
             self.timers.set(Timer::Probe, now);
@@ -229,7 +350,7 @@ impl Engine {
     }
 
     fn start_probe(&mut self, now: Instant) {
-        let Some(target) = self.members.next_to_probe(&mut self.rng) else {
+        let Some(target) = self.next_target() else {
             return;
         };
         let sequence = self.next_sequence();
@@ -242,9 +363,26 @@ impl Engine {
             silent_helpers: 0,
             helpers: 0,
         });
-        let timeout = self.config.probe_timeout * (self.awareness + 1);
-        self.timers.set(Timer::Probe, now + timeout);
+        let round_trip = self
+            .members
+            .find(target)
+            .and_then(|member| member.round_trip);
+        let patience = round_trip.map_or(self.config.probe_timeout, |round_trip| {
+            let floor = PATIENCE_MIN.min(self.config.probe_timeout);
+            (round_trip * PATIENCE_ROUND_TRIPS).clamp(floor, self.config.probe_timeout)
+        });
+        self.timers
+            .set(Timer::Probe, now + patience * (self.awareness + 1));
         self.ping(target, sequence);
+    }
+
+    fn next_target(&mut self) -> Option<u64> {
+        self.turn = self.turn.wrapping_add(1);
+        let neighbours = self.sentinels.len();
+        if self.turn.is_multiple_of(2) && neighbours > 0 {
+            return Some(self.sentinels[self.turn / 2 % neighbours]);
+        }
+        self.members.next_to_probe(&mut self.rng)
     }
 
     fn ping(&mut self, target: u64, sequence: u64) {
@@ -276,8 +414,9 @@ impl Engine {
         probe.helpers = self.request_pings(probe.target, probe.sequence, false);
         probe.silent_helpers = probe.helpers;
         probe.stage = Stage::Indirect;
-        let end = probe.started + self.config.probe_interval * (self.awareness + 1);
-        self.timers.set(Timer::Probe, end.max(now));
+        // The helpers have as long as the first ping may have had at most.
+        let end = now + self.config.probe_timeout.mul_f32(0.8) * (self.awareness + 1);
+        self.timers.set(Timer::Probe, end);
         // TCP gets through where datagrams are lost, and tells a dead process from a dead host.
         let digest = self.items.digest();
         let ping = Message::Ping {

@@ -72,8 +72,11 @@ impl Engine {
         self.fresh.insert(key.clone());
         self.broadcasts.add(key);
         self.stats.broadcasts_max = self.stats.broadcasts_max.max(self.broadcasts.len());
-        self.timers
-            .set_if_unset(Timer::Push, now + self.config.push_delay);
+        // At once after a quiet time; otherwise in company with what else comes up.
+        let at = self
+            .pushed
+            .map_or(now, |pushed| now.max(pushed + self.config.push_delay));
+        self.timers.set_if_unset(Timer::Push, at);
         self.timers
             .set_if_unset(Timer::Gossip, now + self.config.gossip_interval);
     }
@@ -85,6 +88,7 @@ impl Engine {
             self.timers.set(Timer::Push, ready);
             return;
         }
+        self.pushed = Some(now);
         let fresh = std::mem::take(&mut self.fresh);
         let alive = |_, member: &super::Member| member.state == MemberState::Alive;
         let targets = self

@@ -8,6 +8,9 @@ use crate::wire::limits::ACCUSERS_MAX;
 /// The longest suspicion is this many times the shortest (memberlist's `SuspicionMaxTimeoutMult`).
 const LONGEST_TO_SHORTEST: u32 = 6;
 
+/// Shortest suspicion where no packets are lost, in probe intervals.
+const CLEAN_INTERVALS: f64 = 1.5;
+
 /// A suspicion that is running, or the one a member died of.
 #[derive(Clone, Debug)]
 pub(super) struct Suspicion {
@@ -33,12 +36,25 @@ impl Suspicion {
         }
     }
 
-    /// The shortest time in a cluster of `members`: `multiplier` probe intervals, times log10 of the
-    /// size.
-    pub(super) fn shortest(multiplier: u32, members: usize, probe_interval: Duration) -> Duration {
+    /// The shortest time in a cluster of `members`. Where nothing is lost, [`CLEAN_INTERVALS`] probe
+    /// intervals: several members have pinged and knocked by then, and a refutation takes
+    /// milliseconds. Where much is lost (`doubt` 1), `multiplier` intervals times log10 of the size,
+    /// as in memberlist: the refutation must have reached everybody.
+    pub(super) fn shortest(
+        multiplier: u32,
+        members: usize,
+        probe_interval: Duration,
+        doubt: f64,
+    ) -> Duration {
         // f64 from a count is exact far beyond any cluster.
-        let scale = (members.max(1) as f64).log10().max(1.0);
-        probe_interval.mul_f64(f64::from(multiplier) * scale)
+        let lossy = f64::from(multiplier) * (members.max(1) as f64).log10().max(1.0);
+        let extra = (lossy - CLEAN_INTERVALS).max(0.0);
+        probe_interval.mul_f64(CLEAN_INTERVALS + extra * doubt)
+    }
+
+    /// Makes the shortest time at least this: the network has turned out worse meanwhile.
+    pub(super) fn extend(&mut self, shortest: Duration) {
+        self.shortest = self.shortest.max(shortest);
     }
 
     /// The time without any second accuser.
@@ -142,9 +158,10 @@ mod tests {
     }
 
     #[test]
-    fn the_time_grows_with_the_cluster() {
+    fn the_time_grows_with_the_cluster_and_its_losses() {
         let second = Duration::from_secs(1);
-        assert_eq!(Suspicion::shortest(4, 5, second), 4 * second);
-        assert_eq!(Suspicion::shortest(4, 100, second), 8 * second);
+        assert_eq!(Suspicion::shortest(4, 5, second, 1.0), 4 * second);
+        assert_eq!(Suspicion::shortest(4, 100, second, 1.0), 8 * second);
+        assert_eq!(Suspicion::shortest(4, 100, second, 0.0), second * 3 / 2);
     }
 }

@@ -24,8 +24,8 @@ pub(super) enum Timer {
     Housekeeping,
     /// The end of the suspicion of a member.
     Suspicion(u64),
-    /// The end of a ping on somebody's behalf, by sequence.
-    Relay(u64),
+    /// The end of a check, by sequence.
+    Check(u64),
 }
 
 /// The deadlines.

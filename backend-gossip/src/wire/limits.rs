@@ -24,8 +24,8 @@ pub const ORPHANS_MAX: usize = 1_024;
 /// Most broadcasts queued. What is pushed out by a storm is repaired by sync.
 pub const BROADCASTS_MAX: usize = 4_096;
 
-/// Most pings answered on behalf of others at one time.
-pub const RELAYS_MAX: usize = 256;
+/// Most checks that run at one time, those on behalf of others included.
+pub const CHECKS_MAX: usize = 256;
 
 /// Most accusers kept and sent of one suspicion: more than any suspicion waits for.
 pub const ACCUSERS_MAX: usize = 8;

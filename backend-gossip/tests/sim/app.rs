@@ -35,7 +35,9 @@ impl World {
             instance = padded.expect("padding within the limits");
             left -= part;
         }
-        let known = self.slots[slot].wanted.insert(key.clone(), instance.clone());
+        let known = self.slots[slot]
+            .wanted
+            .insert(key.clone(), instance.clone());
         if let Some(id) = self.awake(slot) {
             match known {
                 None => self.counters.registered += 1,
@@ -57,7 +59,10 @@ impl World {
         if let Some(instance) = process.asked.get(key) {
             let again = (**instance).clone();
             let now = process.clock.at(self.now);
-            process.engine.register(now, again).expect("known content is accepted");
+            process
+                .engine
+                .register(now, again)
+                .expect("known content is accepted");
             self.counters.repeated += 1;
             self.drain(id);
         }
@@ -78,7 +83,11 @@ impl World {
         let removal = process.engine.deregister(now, key);
         self.note(&format!("{id} deregisters {key}: {removal:?}"));
         if offered {
-            assert_eq!(removal, Removal::Removed, "{id} offered {key} (wanted: {wanted})");
+            assert_eq!(
+                removal,
+                Removal::Removed,
+                "{id} offered {key} (wanted: {wanted})"
+            );
             self.counters.deregistered += 1;
             self.see(&Seen::Withdrawn { process: id, key });
         }
@@ -115,7 +124,10 @@ impl World {
         });
         if let Some(process) = self.processes.get_mut(&id) {
             let now = process.clock.at(self.now);
-            process.engine.health(now, key, health).expect("an own registration");
+            process
+                .engine
+                .health(now, key, health)
+                .expect("an own registration");
         }
         self.drain(id);
     }
@@ -132,7 +144,9 @@ impl World {
         let key = instance.key().clone();
         self.note(&format!("{id} registers {key} as turn {}", stamp.turn));
         let others = self.processes.values().filter(|other| other.id != id);
-        let rivals = others.filter(|other| other.asked.contains_key(&key)).count();
+        let rivals = others
+            .filter(|other| other.asked.contains_key(&key))
+            .count();
         self.counters.rivals += u64::from(rivals > 0);
 
         let Some(process) = self.processes.get_mut(&id) else {
@@ -147,14 +161,21 @@ impl World {
         if let Some(last) = process.asked.get(&key).or(superseded) {
             instance = instance.keeping_health_of(last);
         }
-        let view = process.engine.view(&Selector::Service(key.service().clone()));
+        let view = process
+            .engine
+            .view(&Selector::Service(key.service().clone()));
         let shown = view.into_iter().find(|shown| *shown.key() == key);
-        let generation = shown.as_ref().map_or(Generation::default(), |shown| shown.generation());
+        let generation = shown
+            .as_ref()
+            .map_or(Generation::default(), |shown| shown.generation());
         let instance = Arc::new(instance.with_generation(generation));
         process.superseded.remove(&key);
         process.asked.insert(key, instance.clone());
         if shown.as_ref() != Some(&instance) {
-            self.fail("shown-at-once", format!("{id} shows {shown:?} after {instance:?}"));
+            self.fail(
+                "shown-at-once",
+                format!("{id} shows {shown:?} after {instance:?}"),
+            );
         }
         self.see(&Seen::Asked {
             process: id,
@@ -169,7 +190,9 @@ impl World {
         self.see(&Seen::Superseded { process: id, key });
         if let Some(process) = self.processes.get_mut(&id) {
             let stopped = process.asked.remove(key);
-            process.superseded.extend(stopped.map(|instance| (key.clone(), instance)));
+            process
+                .superseded
+                .extend(stopped.map(|instance| (key.clone(), instance)));
             self.slots[process.slot].wanted.remove(key);
         }
     }

@@ -76,7 +76,9 @@ impl World {
 
     /// Begins a polite end.
     pub(crate) fn leave(&mut self, slot: usize) {
-        let Some(process) = self.slots[slot].process.and_then(|id| self.processes.get_mut(&id))
+        let Some(process) = self.slots[slot]
+            .process
+            .and_then(|id| self.processes.get_mut(&id))
         else {
             return;
         };
@@ -124,7 +126,9 @@ impl World {
 
     /// Sets the clock of a process forward, as after a suspend that the clock counts.
     pub(crate) fn jump(&mut self, slot: usize, by: Duration) {
-        let Some(process) = self.slots[slot].process.and_then(|id| self.processes.get_mut(&id))
+        let Some(process) = self.slots[slot]
+            .process
+            .and_then(|id| self.processes.get_mut(&id))
         else {
             return;
         };
@@ -156,7 +160,9 @@ impl World {
     pub(crate) fn noise(&mut self, slot: usize) {
         let from = self.net.add_host().address();
         let to = self.slots[slot].host.address();
-        let random = (0..self.rng.usize(0..200)).map(|_| self.rng.u8(..)).collect();
+        let random = (0..self.rng.usize(0..200))
+            .map(|_| self.rng.u8(..))
+            .collect();
         let shorter = self.rng.usize(..self.last_frame.len().max(1));
         let cut_short = self.last_frame[..shorter.min(self.last_frame.len())].into();
         for bytes in [random, cut_short] {
@@ -206,7 +212,9 @@ impl World {
     }
 
     fn set_pace(&mut self, slot: usize, pace: Pace, lasting: Duration) -> bool {
-        let Some(process) = self.slots[slot].process.and_then(|id| self.processes.get_mut(&id))
+        let Some(process) = self.slots[slot]
+            .process
+            .and_then(|id| self.processes.get_mut(&id))
         else {
             return false;
         };

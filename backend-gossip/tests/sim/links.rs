@@ -172,7 +172,9 @@ impl Links {
                     let host = link.side(end).map_or(link.opener.host, |side| side.host);
                     if !silent && !context.net.is_cut(host, other.host) {
                         let at = context.now + context.net.delay(context.rng);
-                        context.later.push((at, LinkEvent::Close(*key, end.other())));
+                        context
+                            .later
+                            .push((at, LinkEvent::Close(*key, end.other())));
                     }
                 }
                 _ => orphans.push(*key),
@@ -333,7 +335,9 @@ impl Links {
         }
         if unheard {
             let at = context.now + STALL_MAX;
-            context.later.push((at, LinkEvent::Unacknowledged(key, end)));
+            context
+                .later
+                .push((at, LinkEvent::Unacknowledged(key, end)));
         }
     }
 

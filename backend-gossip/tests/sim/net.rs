@@ -27,7 +27,8 @@ impl HostId {
             return None;
         };
         let [ten, zero, high, low] = v4.ip().octets();
-        ((ten, zero, v4.port()) == (10, 0, PORT)).then(|| Self(usize::from(high) << 8 | usize::from(low)))
+        ((ten, zero, v4.port()) == (10, 0, PORT))
+            .then(|| Self(usize::from(high) << 8 | usize::from(low)))
     }
 }
 
@@ -210,9 +211,8 @@ impl Net {
     /// Share lost on the way from one host to an address.
     pub(crate) fn loss(&self, from: HostId, to: SocketAddr) -> f64 {
         let of = |host: HostId| self.hosts.get(host.0).map_or(0.0, |host| host.loss);
-        let passes = (1.0 - self.weather.loss)
-            * (1.0 - of(from))
-            * (1.0 - HostId::at(to).map_or(0.0, of));
+        let passes =
+            (1.0 - self.weather.loss) * (1.0 - of(from)) * (1.0 - HostId::at(to).map_or(0.0, of));
         1.0 - passes
     }
 
@@ -256,7 +256,8 @@ impl Net {
         }
         if rng.f64() < self.weather.replay {
             fate.replayed = true;
-            fate.arrivals.push(first + Duration::from_millis(rng.u64(500..30_000)));
+            fate.arrivals
+                .push(first + Duration::from_millis(rng.u64(500..30_000)));
         }
         fate
     }

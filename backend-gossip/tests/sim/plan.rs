@@ -209,15 +209,25 @@ impl Plan {
             Kind::Jump => vec![(now, Action::Jump(slot, seconds(rng, 1..120)))],
             Kind::Partition => {
                 let inside = some(rng, self.members);
-                vec![(now, Action::Cut(inside, Direction::Both, seconds(rng, 2..40)))]
+                vec![(
+                    now,
+                    Action::Cut(inside, Direction::Both, seconds(rng, 2..40)),
+                )]
             }
             Kind::OneWay => {
                 let inside = some(rng, self.members);
-                let way = if rng.bool() { Direction::In } else { Direction::Out };
+                let way = if rng.bool() {
+                    Direction::In
+                } else {
+                    Direction::Out
+                };
                 vec![(now, Action::Cut(inside, way, seconds(rng, 2..30)))]
             }
             Kind::Isolate => {
-                vec![(now, Action::Cut(vec![slot], Direction::Both, seconds(rng, 2..40)))]
+                vec![(
+                    now,
+                    Action::Cut(vec![slot], Direction::Both, seconds(rng, 2..40)),
+                )]
             }
             Kind::Lossy => {
                 let loss = 0.1 + 0.6 * rng.f64();
@@ -320,8 +330,18 @@ impl fmt::Display for Action {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, members, latency, calm_at, config, .. } = self;
-        writeln!(f, "seed {seed}: {members} members, calm at {calm_at:?}, {latency:?}")?;
+        let Self {
+            seed,
+            members,
+            latency,
+            calm_at,
+            config,
+            ..
+        } = self;
+        writeln!(
+            f,
+            "seed {seed}: {members} members, calm at {calm_at:?}, {latency:?}"
+        )?;
         writeln!(f, "{config:?}")?;
         for Step { at, action } in &self.steps {
             writeln!(f, "{:>12.6}  {action}", at.as_secs_f64())?;

@@ -169,7 +169,9 @@ impl Process {
 
     /// Whether its timer has gone off and waits to be handled.
     pub(crate) fn timeout_waits(&self) -> bool {
-        self.inbox.iter().any(|input| matches!(input, Input::Timeout))
+        self.inbox
+            .iter()
+            .any(|input| matches!(input, Input::Timeout))
     }
 
     /// What was kept first.

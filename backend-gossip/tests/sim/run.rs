@@ -142,7 +142,11 @@ fn epilogue(world: &mut World, plan: &Plan, limits: &Limits, times: &mut Times) 
 
     let silenced = member();
     world.silence(silenced);
-    let bounds = world.snapshot().processes.into_iter().map(|state| state.crash_bound);
+    let bounds = world
+        .snapshot()
+        .processes
+        .into_iter()
+        .map(|state| state.crash_bound);
     let bound = bounds.max().unwrap_or_default() + limits.silenced_slack;
     let gone = world.run_until_agreed(bound)?;
     times.insert("silenced until removed", gone);
@@ -168,12 +172,18 @@ fn happened(counters: &Counters, at: Duration) -> Outcome {
         ("partitions", counters.partitions, counters.datagrams_cut),
         ("pauses", counters.pauses, counters.inputs_while_paused),
         ("slow spells", counters.slow_spells, counters.inputs_slowed),
-        ("kills", counters.kills, counters.links_refused + counters.datagrams_to_nobody),
+        (
+            "kills",
+            counters.kills,
+            counters.links_refused + counters.datagrams_to_nobody,
+        ),
         ("silenced hosts", counters.silenced, counters.datagrams_cut),
         ("leaves", counters.leaves, counters.datagrams_sent),
     ];
     // One or two may be over before they show.
-    let idle = effects.iter().find(|(_, faults, effects)| *faults > 2 && *effects == 0);
+    let idle = effects
+        .iter()
+        .find(|(_, faults, effects)| *faults > 2 && *effects == 0);
     match idle {
         Some((what, faults, _)) => Err(Violation {
             checker: "faults-happened",

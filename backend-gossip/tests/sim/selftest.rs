@@ -259,12 +259,16 @@ fn every_checker_fails_on_a_history_that_breaks_its_rule() {
 type Broken = (&'static str, fn(&mut [ProcessState]));
 
 const DISAGREEMENTS: [Broken; RULES.len()] = [
-    ("registrations-held", |states| states[0].registrations.clear()),
+    ("registrations-held", |states| {
+        states[0].registrations.clear()
+    }),
     ("superseded-told", |states| {
         states[1].asked = states[0].asked.clone();
         states[1].registrations = states[0].registrations.clone();
     }),
-    ("members-converge", |states| states[0].members[0].state = MemberState::Suspect),
+    ("members-converge", |states| {
+        states[0].members[0].state = MemberState::Suspect
+    }),
     ("views-converge", |states| states[1].view.clear()),
     ("digests-equal", |states| states[1].digest += 1),
     ("freshness-live", |states| states[1].live = false),
@@ -411,7 +415,9 @@ fn instance(process: u32, key: &str, turn: u64) -> Arc<Instance> {
         turn,
     };
     let instance = Instance::at(key.parse().unwrap(), "10.0.0.1:80".parse().unwrap());
-    let instance = instance.with_metadata(Stamp::METADATA_KEY, stamp.text()).unwrap();
+    let instance = instance
+        .with_metadata(Stamp::METADATA_KEY, stamp.text())
+        .unwrap();
     Arc::new(instance.with_generation(Generation::new(turn)))
 }
 

@@ -46,7 +46,9 @@ fn sweep() {
 
 #[test]
 fn regressions() {
-    let seeds = REGRESSIONS.lines().filter_map(|line| line.split_whitespace().next());
+    let seeds = REGRESSIONS
+        .lines()
+        .filter_map(|line| line.split_whitespace().next());
     let seeds = seeds.filter(|word| !word.starts_with('#'));
     run_all(seeds.map(|seed| seed.parse().expect("a seed")).collect());
 }
@@ -76,7 +78,10 @@ fn run_all(seeds: Vec<u64>) -> Counters {
                         return;
                     };
                     let result = attempt(&Plan::draw(*seed));
-                    results.lock().expect("no thread panics").push((*seed, result));
+                    results
+                        .lock()
+                        .expect("no thread panics")
+                        .push((*seed, result));
                 }
             });
         }
@@ -98,13 +103,26 @@ fn run_all(seeds: Vec<u64>) -> Counters {
             Err(violation) => failed.push((seed, violation)),
         }
     }
-    println!("\n{} seeds, {} failed, {:.1} s", seeds.len(), failed.len(), begin.elapsed().as_secs_f64());
+    println!(
+        "\n{} seeds, {} failed, {:.1} s",
+        seeds.len(),
+        failed.len(),
+        begin.elapsed().as_secs_f64()
+    );
     print_tables(&total, times);
     for (seed, violation) in &failed {
         eprintln!("\nseed {seed} failed\n{violation}\n{}", replay_line(*seed));
     }
-    let names: Vec<_> = failed.iter().map(|(seed, v)| format!("{seed} ({})", v.checker)).collect();
-    assert!(failed.is_empty(), "{} seeds failed: {}", failed.len(), names.join(", "));
+    let names: Vec<_> = failed
+        .iter()
+        .map(|(seed, v)| format!("{seed} ({})", v.checker))
+        .collect();
+    assert!(
+        failed.is_empty(),
+        "{} seeds failed: {}",
+        failed.len(),
+        names.join(", ")
+    );
     total
 }
 
@@ -179,5 +197,9 @@ fn replay_line(seed: u64) -> String {
 
 fn variable(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
-    Some(value.parse().unwrap_or_else(|_| panic!("{name}={value} is not a number")))
+    Some(
+        value
+            .parse()
+            .unwrap_or_else(|_| panic!("{name}={value} is not a number")),
+    )
 }

@@ -37,7 +37,10 @@ impl Trace {
         (at, process, kind, bytes).hash(&mut self.hasher);
         if self.printed {
             let messages = messages(bytes);
-            eprintln!("{:>12.6} {process:<5} {kind:<10} {what:?} {messages}", at.as_secs_f64());
+            eprintln!(
+                "{:>12.6} {process:<5} {kind:<10} {what:?} {messages}",
+                at.as_secs_f64()
+            );
         }
     }
 

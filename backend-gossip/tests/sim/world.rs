@@ -144,7 +144,12 @@ impl World {
         self.started += 1;
         let wall_clock = self.wall_clock(slot);
         let place = &mut self.slots[slot];
-        assert_eq!(place.process.replace(id), None, "{} runs already", place.name);
+        assert_eq!(
+            place.process.replace(id),
+            None,
+            "{} runs already",
+            place.name
+        );
         place.generation = wall_clock.max(Generation::new(place.generation.number() + 1));
         let identity = Identity {
             name: place.name.clone(),
@@ -158,10 +163,16 @@ impl World {
             cluster: cluster.to_string(),
             ..self.config.clone()
         };
-        let engine = Engine::new(clock.at(self.now), identity.clone(), config, self.rng.u64(..));
+        let engine = Engine::new(
+            clock.at(self.now),
+            identity.clone(),
+            config,
+            self.rng.u64(..),
+        );
         self.net.occupy(host, id);
         self.links.start(id);
-        self.trace.step(self.now, &format!("{id} starts as {identity:?}"));
+        self.trace
+            .step(self.now, &format!("{id} starts as {identity:?}"));
         let process = Process::new((id, slot, host), cluster.clone(), engine, clock);
         self.processes.insert(id, process);
         self.see(&Seen::Started {
@@ -202,7 +213,11 @@ impl World {
     /// # Errors
     /// The first rule that was broken.
     pub(crate) fn run_until(&mut self, until: Duration) -> Outcome {
-        while let Some(entry) = self.queue.first_entry().filter(|entry| entry.key().0 <= until) {
+        while let Some(entry) = self
+            .queue
+            .first_entry()
+            .filter(|entry| entry.key().0 <= until)
+        {
             let ((at, _), event) = entry.remove_entry();
             self.now = at;
             self.counters.events += 1;
@@ -301,7 +316,8 @@ impl World {
     /// Ends the run: a rule is broken that no checker needs a history for.
     pub(crate) fn fail(&mut self, checker: &'static str, seen: String) {
         let at = self.now;
-        self.violation.get_or_insert(Violation { checker, at, seen });
+        self.violation
+            .get_or_insert(Violation { checker, at, seen });
     }
 
     /// What the checkers have to hear of.
@@ -392,7 +408,8 @@ impl World {
             let alone = others.clone().next().is_none();
             // Who is paused or slow has yet to read what came before.
             let listens = process.pace == Pace::Normal;
-            let cut_off = listens && !alone && others.all(|other| self.net.is_cut(other.host, process.host));
+            let cut_off =
+                listens && !alone && others.all(|other| self.net.is_cut(other.host, process.host));
             if cut_off != process.cut_off {
                 changes.push((process.id, cut_off));
             }
@@ -437,7 +454,11 @@ impl World {
                 });
                 if let Some(input) = input {
                     self.turn(id, input);
-                    if self.processes.get(&id).is_some_and(|process| !process.is_ready()) {
+                    if self
+                        .processes
+                        .get(&id)
+                        .is_some_and(|process| !process.is_ready())
+                    {
                         self.next_turn(id);
                     }
                 }
@@ -470,7 +491,8 @@ impl World {
             Input::Seeds(_) => ("seeds", &[]),
             Input::Timeout => ("timeout", &[]),
         };
-        self.trace.note(self.now, id, (kind, bytes), &input.source());
+        self.trace
+            .note(self.now, id, (kind, bytes), &input.source());
         let engine = &mut process.engine;
         match input {
             Input::Datagram(from, bytes) => engine.handle_datagram(now, from, &bytes),
@@ -562,7 +584,8 @@ impl World {
             let Some(event) = process.engine.poll_event() else {
                 return;
             };
-            self.trace.note(self.now, id, ("event", text(&event).as_bytes()), &event);
+            self.trace
+                .note(self.now, id, ("event", text(&event).as_bytes()), &event);
             match event {
                 engine::Event::Changed(service) => {
                     let after = process.engine.view(&Selector::Service(service.clone()));
@@ -581,6 +604,14 @@ impl World {
                     self.see(&Seen::Freshness { process: id, live });
                 }
                 engine::Event::Joined => process.joined = true,
+                engine::Event::Sentinels(addresses) => {
+                    let opener = (id, process.host);
+                    self.with_links(|links, context| {
+                        for address in addresses {
+                            links.verify(context, opener, address);
+                        }
+                    });
+                }
                 engine::Event::SeedsWanted => {
                     let seeds = Input::Seeds(self.seed_addresses());
                     let answer = Duration::from_millis(self.rng.u64(1..50));

@@ -23,7 +23,9 @@ pub(crate) const RULES: [Rule; 6] = [
 
 /// The first rule that doesn't hold, and why.
 pub(crate) fn disagreement(snapshot: &Snapshot) -> Option<(&'static str, String)> {
-    let mut failed = RULES.iter().filter_map(|(name, rule)| Some((*name, rule(snapshot).err()?)));
+    let mut failed = RULES
+        .iter()
+        .filter_map(|(name, rule)| Some((*name, rule(snapshot).err()?)));
     failed.next()
 }
 
@@ -31,7 +33,10 @@ pub(crate) fn disagreement(snapshot: &Snapshot) -> Option<(&'static str, String)
 fn registrations_held(snapshot: &Snapshot) -> Result<(), String> {
     for state in &snapshot.processes {
         let asked: Vec<_> = state.asked.iter().map(|instance| instance.key()).collect();
-        let offered = state.registrations.iter().filter(|(_, superseded)| !superseded);
+        let offered = state
+            .registrations
+            .iter()
+            .filter(|(_, superseded)| !superseded);
         let offered: Vec<_> = offered.map(|(key, _)| key).collect();
         if asked != offered {
             return Err(format!(
@@ -66,7 +71,10 @@ fn members_converge(snapshot: &Snapshot) -> Result<(), String> {
         let running = clustered(snapshot, state);
         let mut running: Vec<_> = running.map(|other| &other.identity).collect();
         running.sort_by(|a, b| a.name.cmp(&b.name));
-        let alive = state.members.iter().filter(|member| member.state == MemberState::Alive);
+        let alive = state
+            .members
+            .iter()
+            .filter(|member| member.state == MemberState::Alive);
         let mut alive: Vec<_> = alive.map(|member| &member.identity).collect();
         alive.sort_by(|a, b| a.name.cmp(&b.name));
         // Whether the own row is listed is the engine's choice.
@@ -74,7 +82,9 @@ fn members_converge(snapshot: &Snapshot) -> Result<(), String> {
         alive.retain(|identity| identity.name != state.identity.name);
         if alive != running {
             let names = |all: &[&tidings_gossip::engine::Identity]| -> Vec<String> {
-                all.iter().map(|i| format!("{}#{}", i.name, i.generation)).collect()
+                all.iter()
+                    .map(|i| format!("{}#{}", i.name, i.generation))
+                    .collect()
             };
             return Err(format!(
                 "{} ({}) holds alive {:?}, running are {:?}",

@@ -97,7 +97,9 @@ impl Checker for BoundedFrames {
         if *bytes <= max {
             return Ok(());
         }
-        Err(format!("{process} sends {bytes} bytes by {carrier:?}, at most {max} fit"))
+        Err(format!(
+            "{process} sends {bytes} bytes by {carrier:?}, at most {max} fit"
+        ))
     }
 }
 
@@ -116,7 +118,10 @@ impl Checker for BoundedQueues {
         let Seen::Snapshot(Snapshot { processes }) = seen else {
             return Ok(());
         };
-        match processes.iter().find(|p| p.stats.broadcasts_max > self.broadcasts) {
+        match processes
+            .iter()
+            .find(|p| p.stats.broadcasts_max > self.broadcasts)
+        {
             Some(state) => Err(format!(
                 "{} had {} broadcasts queued, at most {} may be",
                 state.process, state.stats.broadcasts_max, self.broadcasts
@@ -176,7 +181,14 @@ impl Checker for QuietInCalm {
     fn see(&mut self, _: &Ledger, at: Duration, seen: &Seen<'_>) -> Result<(), String> {
         match (seen, self.settled) {
             (Seen::Settled, _) => self.settled = Some(at),
-            (Seen::Sent { process, carrier: Carrier::Datagram, .. }, Some(_)) => {
+            (
+                Seen::Sent {
+                    process,
+                    carrier: Carrier::Datagram,
+                    ..
+                },
+                Some(_),
+            ) => {
                 *self.sent.entry(*process).or_default() += 1;
             }
             (Seen::Snapshot(_), Some(since)) if at - since >= Self::MEASURED_MIN => {
@@ -272,19 +284,21 @@ enum What {
 impl What {
     /// The thing that a process still shows, or doesn't show yet.
     fn missed(&self, ledger: &Ledger, state: &ProcessState) -> bool {
-        let mut view = state.view.iter().filter_map(|i| Some((i.key(), Stamp::of(i)?)));
+        let mut view = state
+            .view
+            .iter()
+            .filter_map(|i| Some((i.key(), Stamp::of(i)?)));
         match self {
             // Newer content, or a newer owner, is as good.
             Self::Shown(key, stamp) => {
                 ledger.is_offered(key, stamp.owner)
                     && same_cluster(ledger, state.process, stamp.owner)
-                    && !view.any(|(k, s)| {
-                        k == key && (s.owner != stamp.owner || s.turn >= stamp.turn)
-                    })
+                    && !view
+                        .any(|(k, s)| k == key && (s.owner != stamp.owner || s.turn >= stamp.turn))
             }
-            Self::Withdrawn(key, owner) => view.any(|(k, s)| {
-                k == key && s.owner == *owner && ledger.is_withdrawn(key, s)
-            }),
+            Self::Withdrawn(key, owner) => {
+                view.any(|(k, s)| k == key && s.owner == *owner && ledger.is_withdrawn(key, s))
+            }
             Self::Ended(owner) => view.any(|(_, s)| s.owner == *owner),
         }
     }
@@ -349,7 +363,10 @@ impl Checker for InTime {
         };
         let bounds = processes.iter().map(|state| state.crash_bound);
         self.crash_bound = bounds.max().unwrap_or_default();
-        let (due, waiting) = self.waiting.drain(..).partition(|waiting| waiting.due <= at);
+        let (due, waiting) = self
+            .waiting
+            .drain(..)
+            .partition(|waiting| waiting.due <= at);
         self.waiting = waiting;
         for waiting in Vec::<Waiting>::from(due) {
             let bound = waiting.due - waiting.since;

@@ -91,7 +91,11 @@ impl Ledger {
         self.is_running(owner)
             && self.offer(key, owner).is_some_and(|offer| {
                 !offer.superseded
-                    && offer.contents.keys().next_back().is_some_and(|turn| *turn > offer.withdrawn)
+                    && offer
+                        .contents
+                        .keys()
+                        .next_back()
+                        .is_some_and(|turn| *turn > offer.withdrawn)
             })
     }
 

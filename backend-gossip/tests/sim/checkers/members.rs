@@ -169,15 +169,19 @@ impl Checker for SupersededByNewer {
         let claims: Vec<_> = ledger.claims(key).collect();
         let own = claims.iter().find(|(claimant, ..)| claimant == process);
         let Some((_, own_generation)) = own else {
-            return Err(format!("{process} is superseded for {key}, which it never offered"));
+            return Err(format!(
+                "{process} is superseded for {key}, which it never offered"
+            ));
         };
         // Equal generations are told apart by the owners' ids, which is the engine's business.
-        let newer = claims.iter().any(|(claimant, generation)| {
-            claimant != process && generation >= own_generation
-        });
+        let newer = claims
+            .iter()
+            .any(|(claimant, generation)| claimant != process && generation >= own_generation);
         if newer {
             return Ok(());
         }
-        Err(format!("{process} is superseded for {key} by nobody: {claims:?}"))
+        Err(format!(
+            "{process} is superseded for {key} by nobody: {claims:?}"
+        ))
     }
 }

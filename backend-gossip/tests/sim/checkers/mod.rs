@@ -40,7 +40,11 @@ pub(crate) struct Violation {
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { checker, at, seen } = self;
-        write!(f, "checker: {checker}\nat:      {:.6} s\nseen:    {seen}", at.as_secs_f64())
+        write!(
+            f,
+            "checker: {checker}\nat:      {:.6} s\nseen:    {seen}",
+            at.as_secs_f64()
+        )
     }
 }
 

@@ -100,10 +100,17 @@ impl Checker for NeverBackInTime {
             let Some(stamp) = Stamp::of(instance) else {
                 continue;
             };
-            let Some(name) = ledger.life(stamp.owner).and_then(|life| life.name()).cloned() else {
+            let Some(name) = ledger
+                .life(stamp.owner)
+                .and_then(|life| life.name())
+                .cloned()
+            else {
                 continue;
             };
-            let start = self.starts.entry((*process, name.clone())).or_insert(stamp.owner);
+            let start = self
+                .starts
+                .entry((*process, name.clone()))
+                .or_insert(stamp.owner);
             if stamp.owner < *start {
                 return Err(format!(
                     "{process} shows {} after it has shown the later start {start} of {name}",
@@ -111,7 +118,10 @@ impl Checker for NeverBackInTime {
                 ));
             }
             *start = stamp.owner;
-            let turn = self.turns.entry((*process, name, instance.key().clone())).or_default();
+            let turn = self
+                .turns
+                .entry((*process, name, instance.key().clone()))
+                .or_default();
             if stamp.turn < *turn {
                 return Err(format!(
                     "{process} shows {} after it has shown turn {turn}",
@@ -141,7 +151,9 @@ impl NoResurrection {
         (before, after): (&[Arc<Instance>], &[Arc<Instance>]),
     ) -> Result<(), String> {
         for (instance, stamp) in stamped(after) {
-            let gone = self.gone.get(&(process, instance.key().clone(), stamp.owner));
+            let gone = self
+                .gone
+                .get(&(process, instance.key().clone(), stamp.owner));
             if gone.is_some_and(|gone| stamp.turn <= *gone) {
                 return Err(format!(
                     "{process} shows {} again, which was withdrawn and had left its view",
@@ -250,7 +262,15 @@ impl Checker for NoFlapInCalm {
     }
 
     fn see(&mut self, ledger: &Ledger, _: Duration, seen: &Seen<'_>) -> Result<(), String> {
-        let (Phase::Settled, Seen::View { process, before, after, .. }) = (ledger.phase, seen)
+        let (
+            Phase::Settled,
+            Seen::View {
+                process,
+                before,
+                after,
+                ..
+            },
+        ) = (ledger.phase, seen)
         else {
             return Ok(());
         };
@@ -307,7 +327,13 @@ impl Checker for ViewInOrder {
     }
 
     fn see(&mut self, _: &Ledger, _: Duration, seen: &Seen<'_>) -> Result<(), String> {
-        let Seen::View { process, after, service, .. } = seen else {
+        let Seen::View {
+            process,
+            after,
+            service,
+            ..
+        } = seen
+        else {
             return Ok(());
         };
         if !after.is_sorted_by(|a, b| a.key() < b.key()) {
