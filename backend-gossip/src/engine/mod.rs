@@ -206,11 +206,10 @@ pub struct Engine {
     registry: Registry,
     items: Items,
     registrations: BTreeMap<InstanceKey, Registration>,
+    /// Greatest generation of any own registration so far.
+    drawn: Option<Generation>,
     /// Version of the newest own record.
     version: u64,
-    /// Highest generation any own registration had: one that comes back after it was withdrawn must
-    /// not fall behind itself.
-    generation: Generation,
     /// The floor to raise to, and when; see the registry.
     floor_pending: Option<(u64, Instant)>,
     /// Records that overtook the news of their owner.
@@ -264,8 +263,8 @@ impl Engine {
             registry: Registry::default(),
             items: Items::default(),
             registrations: BTreeMap::new(),
+            drawn: None,
             version: 0,
-            generation: identity.generation,
             floor_pending: None,
             orphans: VecDeque::new(),
             probe: None,
@@ -374,6 +373,7 @@ impl Engine {
             None => self.generation_for(&key),
         };
         let instance = instance.with_generation(generation);
+        self.drawn = self.drawn.max(Some(generation));
         if held.is_some_and(|held| *held == instance) {
             return Ok(key);
         }
@@ -613,9 +613,9 @@ impl Engine {
         self.changed.insert(key.service().clone());
     }
 
-    /// The generation of a new registration: at least this start's, and above whatever others offer
-    /// under the key, so that a newer registration wins whatever the clocks say.
-    fn generation_for(&mut self, key: &InstanceKey) -> Generation {
+    /// The generation of a new registration: this start's, above all drawn before, and above whatever
+    /// stands under the key, so that a newer registration wins whatever the clocks say.
+    fn generation_for(&self, key: &InstanceKey) -> Generation {
         let others = self
             .registry
             .offers(key)
@@ -624,9 +624,15 @@ impl Engine {
         let newest = others
             .map(|offer| offer.instance.generation().number())
             .max();
-        let above = newest.map_or(0, |number| number.saturating_add(1));
-        self.generation = self.generation.max(Generation::new(above));
-        self.generation
+        let own = self
+            .registrations
+            .get(key)
+            .map(|r| r.instance.generation().number());
+        let above = newest.max(own).map_or(0, |number| number.saturating_add(1));
+        let drawn = self
+            .drawn
+            .map_or(0, |drawn| drawn.number().saturating_add(1));
+        Generation::new(above.max(drawn).max(self.identity.generation.number()))
     }
 
     /// Whether the records of a member are shown in views.
