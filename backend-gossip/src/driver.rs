@@ -9,14 +9,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tidings_api::{Freshness, Health, Instance, InstanceKey, Removal, Result, Selector, Watch};
+use tidings_api::{
+    Freshness, Health, Instance, InstanceKey, Publisher, Removal, Result, Selector, Watch,
+};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::Stats;
-use crate::engine::{Engine, Event, MemberChange, MemberInfo, MemberState, Route};
+use crate::engine::{Engine, Event, Identity, MemberInfo, MemberState, Route};
 use crate::link::{LinkEvent, Links};
 use crate::net::Net;
 use crate::resolve::{Resolution, Seeds};
@@ -96,6 +98,7 @@ pub(crate) struct Parts {
     pub(crate) net: Net,
     pub(crate) seeds: Seeds,
     pub(crate) engine: Engine,
+    pub(crate) publisher: Publisher,
     pub(crate) board: Arc<Board>,
     pub(crate) joined: oneshot::Sender<()>,
     pub(crate) leave_timeout: Duration,
@@ -109,7 +112,7 @@ impl Driver {
         let mut driver = Self {
             net: parts.net,
             links: Links::new(),
-            watches: Watches::new(parts.engine.freshness()),
+            watches: Watches::new(parts.publisher, parts.engine.freshness()),
             seeds: parts.seeds,
             engine: parts.engine,
             board: parts.board,
@@ -150,20 +153,25 @@ impl Driver {
                 }
                 () = &mut timer, if due.is_some() => Wake::Timer,
             };
-            self.turn(wake);
+            if self.turn(wake) {
+                // Whoever floods this task must not keep the runtime from its others.
+                tokio::task::yield_now().await;
+            }
         }
         self.net.flush();
         self.links.shutdown().await;
     }
 
-    fn turn(&mut self, wake: Wake) {
+    /// One turn; answers whether it left something of the kind for the next.
+    fn turn(&mut self, wake: Wake) -> bool {
         let now = Instant::now();
+        let mut room = INPUTS_PER_TURN_MAX;
         match wake {
-            Wake::Datagrams => self.exchange_datagrams(now),
+            Wake::Datagrams => self.exchange_datagrams(now, &mut room),
             Wake::Connection(stream) => self.links.accept(now, stream),
-            Wake::Link(event) => self.take_link_events(now, event),
+            Wake::Link(event) => self.take_link_events(now, event, &mut room),
             Wake::Seeds(resolution) => self.meet(now, &resolution),
-            Wake::Command(Some(command)) => self.take_commands(now, command),
+            Wake::Command(Some(command)) => self.take_commands(now, command, &mut room),
             Wake::Command(None) => self.leave(now),
             Wake::Timer => {}
         }
@@ -174,47 +182,48 @@ impl Driver {
         self.drain(now);
         self.sweep(now);
         self.settle();
+        room == 0
     }
 
-    fn exchange_datagrams(&mut self, now: Instant) {
+    fn exchange_datagrams(&mut self, now: Instant, room: &mut usize) {
         self.net.flush();
-        for _ in 0..INPUTS_PER_TURN_MAX {
-            let Some((from, bytes)) = self.net.receive() else {
-                return;
-            };
+        while *room > 0
+            && let Some((from, bytes)) = self.net.receive()
+        {
+            *room -= 1;
             self.engine.handle_datagram(now, from, bytes);
             self.drain(now);
         }
     }
 
-    fn take_link_events(&mut self, now: Instant, first: LinkEvent) {
+    fn take_link_events(&mut self, now: Instant, first: LinkEvent, room: &mut usize) {
         let mut next = Some(first);
-        for _ in 0..INPUTS_PER_TURN_MAX {
-            match next {
-                Some(LinkEvent::Frame(link, frame)) => {
-                    self.links.touch(now, link);
-                    self.engine.handle_link(now, link, &frame);
-                }
-                Some(LinkEvent::Failed(to, failure)) => {
+        while *room > 0
+            && let Some(event) = next
+        {
+            *room -= 1;
+            match event {
+                LinkEvent::Frame(link, frame) => self.engine.handle_link(now, link, &frame),
+                LinkEvent::Closed(to) => self.engine.handle_link_closed(now, to),
+                LinkEvent::Failed(to, failure) => {
                     debug!(%to, ?failure, "link failed");
                     self.engine.handle_link_failure(now, to, failure);
                 }
-                None => return,
             }
             self.drain(now);
             next = self.links.try_next();
         }
     }
 
-    fn take_commands(&mut self, now: Instant, first: Command) {
+    fn take_commands(&mut self, now: Instant, first: Command, room: &mut usize) {
         let mut next = Some(first);
-        for _ in 0..INPUTS_PER_TURN_MAX {
-            let Some(command) = next else { return };
+        while *room > 0
+            && self.life == Life::Open
+            && let Some(command) = next
+        {
+            *room -= 1;
             self.command(now, command);
             self.drain(now);
-            if self.life != Life::Open {
-                return;
-            }
             next = self.commands.try_recv().ok();
         }
     }
@@ -291,11 +300,11 @@ impl Driver {
             }
         }
         while let Some(event) = self.engine.poll_event() {
-            self.note(event);
+            self.note(now, event);
         }
     }
 
-    fn note(&mut self, event: Event) {
+    fn note(&mut self, now: Instant, event: Event) {
         match event {
             Event::Changed(service) => self.watches.changed(service),
             Event::Freshness(_) => self.refresh(),
@@ -305,15 +314,20 @@ impl Driver {
                     let _ = joined.send(());
                 }
             }
+            Event::Sentinels(addresses) => self.links.keep(now, addresses),
             Event::SeedsWanted => self.seeds.resolve(),
             Event::Superseded(key) => {
                 info!(%key, "registration superseded by a newer owner");
                 self.board.superseded(key);
             }
             Event::Left => self.life = Life::Over,
-            Event::Member(change) => {
+            Event::NameTaken { by, renamed } => {
+                warn!(%by, %renamed, "another member has this name; going on under a new one");
+                self.board.renamed(self.engine.identity().clone());
+            }
+            Event::Member { member, state } => {
                 self.members_changed = true;
-                log_member(&change);
+                log_member(&member, state);
             }
         }
     }
@@ -334,7 +348,7 @@ impl Driver {
     fn sweep(&mut self, now: Instant) {
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP_INTERVAL;
-            self.links.close_idle(now);
+            self.links.tend(now);
             self.watches.sweep();
         }
         if matches!(self.life, Life::Leaving(until) if until <= now) {
@@ -355,7 +369,7 @@ impl Driver {
 
     /// When the next turn is due at the latest.
     fn due(&self) -> Option<Instant> {
-        let sweep = self.links.stats().open > 0 || self.watches.len() > 0;
+        let sweep = self.links.want_tending() || !self.watches.is_empty();
         let leave = match self.life {
             Life::Leaving(until) => Some(until),
             Life::Open | Life::Over => None,
@@ -373,7 +387,6 @@ impl Driver {
             engine: self.engine.stats(),
             net: self.net.stats(),
             links: self.links.stats(),
-            feeds: self.watches.len(),
         }
     }
 
@@ -393,8 +406,7 @@ impl Drop for Driver {
     }
 }
 
-fn log_member(change: &MemberChange) {
-    let MemberChange { member, state } = change;
+fn log_member(member: &Identity, state: MemberState) {
     let (name, address) = (&member.name, member.address);
     match state {
         MemberState::Alive => info!(%name, %address, "member is alive"),

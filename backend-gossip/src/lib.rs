@@ -31,8 +31,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tidings_api::{
-    Bounds, Discovery, Error, Generation, Health, Instance, InstanceId, InstanceKey, Removal,
-    Result, Selector, Status, Watch,
+    Bounds, Discovery, Error, Generation, Health, Instance, InstanceId, InstanceKey, Publisher,
+    Removal, Result, Selector, Status, Watch,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::coop::unconstrained;
@@ -70,6 +70,9 @@ use status::Board;
 
 mod watch;
 
+#[doc(hidden)]
+pub mod wire;
+
 /// The name of this backend: its URL scheme and its Cargo feature.
 const BACKEND: &str = "gossip";
 
@@ -90,9 +93,9 @@ const VISIBLE_BOUND: Duration = Duration::from_secs(2);
 /// to do it; otherwise the others find out as after a crash.
 #[derive(Debug)]
 pub struct GossipDiscovery {
-    identity: Identity,
     local: SocketAddr,
     board: Arc<Board>,
+    publisher: Publisher,
     commands: mpsc::Sender<Command>,
 }
 
@@ -105,8 +108,6 @@ pub struct Stats {
     pub net: NetStats,
     /// The TCP links.
     pub links: LinkStats,
-    /// Selectors that are watched now, or were until a moment ago.
-    pub feeds: usize,
 }
 
 impl GossipDiscovery {
@@ -134,8 +135,12 @@ impl GossipDiscovery {
         }
 
         let enough = Instant::now() + config.join_wait;
-        seeds.resolve();
-        let resolution = timeout_at(enough, seeds.resolved()).await.ok();
+        let resolution = if seeds.is_empty() {
+            None
+        } else {
+            seeds.resolve();
+            timeout_at(enough, seeds.resolved()).await.ok()
+        };
         let resolved = resolution
             .as_ref()
             .map_or(&[][..], |found| &found.addresses);
@@ -145,11 +150,13 @@ impl GossipDiscovery {
         let (joined, first_answer) = oneshot::channel();
         let (commands, waiting) = mpsc::channel(COMMANDS_WAITING_MAX);
         let engine = engine(&config, identity.clone());
-        let board = Arc::new(Board::new(bounds(&config, &engine)));
+        let board = Arc::new(Board::new(identity, bounds(&config, &engine)));
+        let publisher = Publisher::new();
         let parts = Parts {
             net,
             seeds,
             engine,
+            publisher: publisher.clone(),
             board: board.clone(),
             joined,
             leave_timeout: config.leave_timeout,
@@ -157,9 +164,9 @@ impl GossipDiscovery {
         };
         tokio::spawn(Driver::new(parts, resolution).run());
         let member = Self {
-            identity,
             local,
             board,
+            publisher,
             commands,
         };
         // Too late is no error: the driver goes on trying.
@@ -167,10 +174,11 @@ impl GossipDiscovery {
         Ok(member)
     }
 
-    /// Name, generation and address of this member, as the others know it.
+    /// Name, generation and address of this member, as the others know it. The name is the
+    /// configured one, unless another member has taken it since.
     #[must_use]
-    pub fn identity(&self) -> &Identity {
-        &self.identity
+    pub fn identity(&self) -> Identity {
+        self.board.identity()
     }
 
     /// Where it is bound, with the port that was taken.
@@ -179,8 +187,14 @@ impl GossipDiscovery {
         self.local
     }
 
-    /// The members of the cluster that this one knows of, itself first among them or not, dead ones
-    /// for a while.
+    /// Number of selectors that are watched now, or were until about a second ago. All watches of
+    /// one share a subscription (WAT-8).
+    #[must_use]
+    pub fn subscriptions(&self) -> usize {
+        self.publisher.feeds()
+    }
+
+    /// The members that this one knows of, itself among them; dead ones for a while.
     ///
     /// # Errors
     /// [`Closed`](tidings_api::ErrorKind::Closed).
@@ -196,7 +210,7 @@ impl GossipDiscovery {
         self.ask(Command::Stats).await
     }
 
-    /// What tests do to this member. Works on after the handle was dropped no longer than it.
+    /// What tests can do to this member.
     #[cfg(feature = "fault-injection")]
     #[must_use]
     pub fn faults(&self) -> Faults {

@@ -309,6 +309,8 @@ fn canonical(addr: SocketAddr) -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::timeout;
+
     use super::*;
 
     #[tokio::test]
@@ -343,10 +345,7 @@ mod tests {
             sender.send(to_addr, b"hello".to_vec());
             let seen = loop {
                 sender.flush();
-                tokio::select! {
-                    () = receiver.ready() => {}
-                    () = sender.ready() => continue,
-                }
+                let _ = timeout(Duration::from_millis(5), receiver.ready()).await;
                 if let Some((from, bytes)) = receiver.receive() {
                     break (from, bytes.to_vec());
                 }

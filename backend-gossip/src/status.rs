@@ -7,6 +7,7 @@ use std::time::Duration;
 use tidings_api::{Bounds, Connection, Freshness, InstanceKey, Registration, Status};
 
 use crate::BACKEND;
+use crate::engine::Identity;
 
 /// How the handle is doing. The driver changes single values of it, each under a lock of
 /// nanoseconds; readers hold it for one copy.
@@ -17,15 +18,17 @@ pub(crate) struct Board {
 
 #[derive(Debug)]
 struct State {
+    identity: Identity,
     connection: Connection,
     bounds: Bounds,
     registrations: BTreeMap<InstanceKey, Registration>,
 }
 
 impl Board {
-    pub(crate) fn new(bounds: Bounds) -> Self {
+    pub(crate) fn new(identity: Identity, bounds: Bounds) -> Self {
         Self {
             state: Mutex::new(State {
+                identity,
                 connection: Connection::Connected,
                 bounds,
                 registrations: BTreeMap::new(),
@@ -39,6 +42,14 @@ impl Board {
         let (connection, bounds) = (state.connection.clone(), state.bounds);
         drop(state);
         Status::new(BACKEND, connection, bounds).with_registrations(registrations)
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        self.lock().identity.clone()
+    }
+
+    pub(crate) fn renamed(&self, identity: Identity) {
+        self.lock().identity = identity;
     }
 
     /// Notes how well the cluster is heard. What was disconnected before is so since then.

@@ -1,13 +1,77 @@
-//! The gossip engine (interface; see the docs below).
+//! The gossip engine: a pure state machine. No clock, socket, task or global randomness in here:
+//! `now` and a seed come in, equal inputs give equal outputs.
 //!
-//! Run-loop contract: after every input (`handle_*`) and command the caller drains `poll_transmit`
-//! and `poll_event` until `None`, then arms one timer for `poll_timeout`. `now` never goes back.
+//! # Run loop
+//!
+//! Inputs are `handle_*`, commands are bare verbs, outputs are `poll_*`. After **every** input and
+//! command the caller drains [`Engine::poll_transmit`] and [`Engine::poll_event`] until they answer
+//! `None`, then arms one timer for [`Engine::poll_timeout`] and calls [`Engine::handle_timeout`] when
+//! it is due. `now` never goes back. Nothing blocks, and no input can make a method panic.
+//!
+//! # Parts
+//!
+//! | file | holds |
+//! |---|---|
+//! | `member` | the member table and its lattice |
+//! | `probe`, `suspicion` | failure detection: SWIM with Lifeguard |
+//! | `contact` | whether this member itself is cut off |
+//! | `registry`, `items` | records, and the index that digests and sync work on |
+//! | `merge` | what is heard about members and records meets what is known |
+//! | `spread`, `broadcast` | push, gossip, piggyback |
+//! | `sync` | anti-entropy by hash range |
+//! | `join` | joining, healing, leaving |
+//!
+//! Sources: SWIM (Das, Gupta, Motivala, DSN 2002); Lifeguard (Dadgar, Phillips, Currey, 2018);
+//! range-based set reconciliation (Meyer, 2022).
 
+mod broadcast;
+mod config;
+mod contact;
+mod items;
+mod join;
+mod member;
+mod merge;
+mod probe;
+mod registry;
+mod spread;
+mod suspicion;
+mod sync;
+mod timer;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tidings_api::{Freshness, Generation, Health, Instance, InstanceKey, Removal, Result, Selector, ServiceName};
+use fastrand::Rng;
+use tidings_api::{
+    Error, ErrorKind, Freshness, Generation, Health, Instance, InstanceKey, Removal, Result,
+    Selector, ServiceName,
+};
+
+use self::broadcast::Broadcasts;
+use self::contact::Contact;
+use self::items::{ItemKey, Items};
+use self::join::{Join, Leave};
+use self::member::{Member, Members};
+use self::probe::{Check, Loss, Probe};
+use self::registry::{Registry, Stored};
+use self::spread::Budget;
+use self::suspicion::Suspicion;
+use self::timer::{Timer, Timers};
+use crate::wire::content::Content;
+use crate::wire::limits::RECORDS_PER_OWNER_MAX;
+use crate::wire::message::{Alive, Record};
+use crate::wire::{self, Header, Message, Reader};
+
+pub use self::config::EngineConfig;
+pub use self::member::MemberState;
+
+/// Time between two rounds of forgetting and pruning.
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Who this member is, for one start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,36 +80,11 @@ pub struct Identity {
     pub name: Arc<str>,
     /// Rises at every start of the same name.
     pub generation: Generation,
-    /// Where other members reach it, UDP and TCP alike.
+    /// Where other members reach it, over UDP and TCP alike.
     pub address: SocketAddr,
 }
 
-/// The engine's knobs, in one place.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EngineConfig {
-    pub cluster: String,
-    pub probe_interval: Duration,
-    pub probe_timeout: Duration,
-    pub indirect_probes: usize,
-    pub suspicion_multiplier: u32,
-    pub push_delay: Duration,
-    pub push_fanout: usize,
-    pub gossip_interval: Duration,
-    pub gossip_fanout: usize,
-    pub retransmit_multiplier: u32,
-    pub heal_interval: Duration,
-    pub leave_timeout: Duration,
-    pub loss_hold: Duration,
-    pub tombstone_retention: Duration,
-    pub forget_after: Duration,
-    pub datagram_bytes: usize,
-}
-
-impl Default for EngineConfig {
-    fn default() -> Self { todo!() }
-}
-
-/// A link (TCP connection) that the driver accepted or opened.
+/// A link (TCP connection) that the driver has open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkId(pub u64);
 
@@ -61,7 +100,9 @@ pub enum LinkFailure {
 /// One frame to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transmit {
+    /// How it travels.
     pub route: Route,
+    /// Its bytes.
     pub frame: Vec<u8>,
 }
 
@@ -76,97 +117,725 @@ pub enum Route {
     Reply(LinkId),
 }
 
-/// What the application side learns.
-#[derive(Clone, Debug)]
+/// What the driver and the application learn.
+#[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// What `view` answers for this service has changed.
+    /// What [`Engine::view`] answers for this service may have changed.
     Changed(ServiceName),
     /// The engine hears the cluster, or no longer does.
     Freshness(Freshness),
-    /// The first seed has answered with all it knows (or there are no seeds to ask).
+    /// A seed has answered with all it knows, or there are no seeds to ask.
     Joined,
-    /// No member is known: resolve the seeds and call `handle_seeds`.
+    /// The members to keep a link open to, at these addresses, and no longer to those named before;
+    /// when one is closed from the other side, [`Engine::handle_link_closed`] wants to know.
+    Sentinels(Vec<SocketAddr>),
+    /// The seeds should be resolved again and given to [`Engine::handle_seeds`].
     SeedsWanted,
     /// A newer generation took over this own registration.
     Superseded(InstanceKey),
-    /// `leave` is through: enough members have confirmed it, or the time for it is over.
+    /// Somebody else has this member's name and started later; this member goes on under another.
+    NameTaken {
+        /// Where the other is.
+        by: SocketAddr,
+        /// The name from now on.
+        renamed: Arc<str>,
+    },
+    /// [`Engine::leave`] is through: enough members have confirmed it, or its time is over.
     Left,
-    /// A member changed its state.
-    Member(MemberChange),
+    /// A member is in another state.
+    Member {
+        /// Who.
+        member: Identity,
+        /// The state it is in now.
+        state: MemberState,
+    },
 }
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MemberChange {
-    pub member: Identity,
-    pub state: MemberState,
-}
-
-/// State of a member, in order of precedence within one incarnation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum MemberState { Alive, Suspect, Dead, Left }
 
 /// A row of the member table, as shown.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberInfo {
+    /// Who.
     pub identity: Identity,
+    /// Alive, suspect, dead or left.
     pub state: MemberState,
+    /// How often it had to refute, or raised its word, since its start.
     pub incarnation: u64,
 }
 
-/// Counters (all since start).
+/// Counters since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
+    /// Datagrams received.
     pub datagrams_in: u64,
+    /// Datagrams sent.
     pub datagrams_out: u64,
-    pub links_out: u64,
+    /// Frames sent over links.
+    pub link_frames_out: u64,
+    /// Bytes of both.
     pub bytes_out: u64,
-    /// Frames dropped because they could not be decoded (or are of another cluster).
+    /// Frames dropped, in whole or from the first bad message on, because they don't decode.
     pub malformed: u64,
+    /// Frames dropped because another cluster, or this member itself, sent them.
     pub foreign: u64,
-    pub refutations: u64,
+    /// Suspicions this member raised.
     pub suspicions: u64,
+    /// Members this member declared dead.
     pub deaths: u64,
+    /// Accusations of itself that this member refuted.
+    pub refutations: u64,
+    /// Syncs this member started.
     pub syncs: u64,
-    /// Largest number of broadcasts queued at once.
+    /// Records refused because a bound was reached.
+    pub refused_records: u64,
+    /// Most broadcasts queued at one time.
     pub broadcasts_max: usize,
 }
 
+/// The gossip engine of one member.
 #[derive(Debug)]
-pub struct Engine {}
+pub struct Engine {
+    config: EngineConfig,
+    cluster: u32,
+    identity: Identity,
+    me: u64,
+    rng: Rng,
+    timers: Timers,
+
+    members: Members,
+    registry: Registry,
+    items: Items,
+    registrations: BTreeMap<InstanceKey, Registration>,
+    /// Version of the newest own record.
+    version: u64,
+    /// The floor to raise to, and when; see the registry.
+    floor_pending: Option<(u64, Instant)>,
+    /// Records that overtook the news of their owner.
+    orphans: VecDeque<Record>,
+
+    probe: Option<Probe>,
+    /// Counts probes, to alternate between neighbours and all.
+    turn: usize,
+    checks: BTreeMap<u64, Check>,
+    sequence: u64,
+    loss: Loss,
+    /// Ring neighbours this member keeps a link to.
+    sentinels: Vec<u64>,
+    /// Lifeguard's local health: 0 is well; probes slow down by this factor plus one.
+    awareness: u32,
+    contact: Contact,
+
+    broadcasts: Broadcasts,
+    /// Broadcasts that were not pushed yet.
+    fresh: BTreeSet<ItemKey>,
+    budget: Budget,
+    pushed: Option<Instant>,
+    sync_with: Option<SocketAddr>,
+
+    join: Join,
+    leave: Option<Leave>,
+
+    transmits: VecDeque<Transmit>,
+    events: VecDeque<Event>,
+    changed: BTreeSet<ServiceName>,
+    stats: Stats,
+}
+
+/// An own registration: the instance in its newest form.
+#[derive(Debug)]
+struct Registration {
+    instance: Arc<Instance>,
+    superseded: bool,
+}
 
 impl Engine {
-    pub fn new(now: Instant, identity: Identity, config: EngineConfig, rng_seed: u64) -> Self { todo!() }
+    /// A member that is alone until [`handle_seeds`](Self::handle_seeds) says whom to join.
+    #[must_use]
+    pub fn new(now: Instant, identity: Identity, config: EngineConfig, rng_seed: u64) -> Self {
+        let mut rng = Rng::with_seed(rng_seed);
+        let me = wire::member_hash(&identity.name);
+        let member = Member::new(now, &alive(&identity));
+        let mut engine = Self {
+            cluster: wire::cluster_hash(&config.cluster),
+            members: Members::new(me, member),
+            registry: Registry::default(),
+            items: Items::default(),
+            registrations: BTreeMap::new(),
+            version: 0,
+            floor_pending: None,
+            orphans: VecDeque::new(),
+            probe: None,
+            turn: rng.usize(..1 << 16),
+            checks: BTreeMap::new(),
+            sequence: rng.u64(..1 << 20),
+            loss: Loss::default(),
+            sentinels: Vec::new(),
+            awareness: 0,
+            contact: Contact::new(now),
+            broadcasts: Broadcasts::default(),
+            fresh: BTreeSet::new(),
+            budget: Budget::new(now),
+            pushed: None,
+            sync_with: None,
+            join: Join::default(),
+            leave: None,
+            timers: Timers::default(),
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+            changed: BTreeSet::new(),
+            stats: Stats::default(),
+            config,
+            identity,
+            me,
+            rng,
+        };
+        engine.index_member(me);
+        engine.timers.set(Timer::Join, now + join::RETRY_FIRST);
+        engine
+            .timers
+            .set(Timer::Housekeeping, now + HOUSEKEEPING_INTERVAL);
+        engine
+    }
 
-    // inputs
-    pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, bytes: &[u8]) { todo!() }
-    pub fn handle_link(&mut self, now: Instant, link: LinkId, bytes: &[u8]) { todo!() }
-    pub fn handle_link_failure(&mut self, now: Instant, to: SocketAddr, failure: LinkFailure) { todo!() }
-    /// The seeds' addresses, resolved; an empty list says that there are none (start alone).
-    pub fn handle_seeds(&mut self, now: Instant, seeds: &[SocketAddr]) { todo!() }
-    pub fn handle_timeout(&mut self, now: Instant) { todo!() }
+    // Inputs.
 
-    // commands
-    pub fn register(&mut self, now: Instant, instance: Instance) -> Result<InstanceKey> { todo!() }
-    pub fn deregister(&mut self, now: Instant, key: &InstanceKey) -> Removal { todo!() }
-    pub fn health(&mut self, now: Instant, key: &InstanceKey, health: Health) -> Result<()> { todo!() }
-    pub fn leave(&mut self, now: Instant) { todo!() }
+    /// A datagram has arrived.
+    pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, frame: &[u8]) {
+        self.stats.datagrams_in += 1;
+        self.handle_frame(now, Route::Datagram(from), frame);
+    }
 
-    // outputs
-    pub fn poll_transmit(&mut self) -> Option<Transmit> { todo!() }
-    pub fn poll_event(&mut self) -> Option<Event> { todo!() }
-    pub fn poll_timeout(&self) -> Option<Instant> { todo!() }
+    /// A frame has arrived on a link.
+    pub fn handle_link(&mut self, now: Instant, link: LinkId, frame: &[u8]) {
+        self.handle_frame(now, Route::Reply(link), frame);
+    }
 
-    // getters
-    pub fn identity(&self) -> &Identity { todo!() }
-    pub fn incarnation(&self) -> u64 { todo!() }
-    /// The visible instances, by key (those of members that are alive or suspect, and of dead ones held).
-    pub fn view(&self, selector: &Selector) -> Vec<Arc<Instance>> { todo!() }
-    pub fn freshness(&self) -> Freshness { todo!() }
-    pub fn members(&self) -> impl Iterator<Item = MemberInfo> + '_ { std::iter::empty() }
-    /// Own registrations; `true` where a newer generation took over.
-    pub fn registrations(&self) -> impl Iterator<Item = (InstanceKey, bool)> + '_ { std::iter::empty() }
-    pub fn digest(&self) -> u64 { todo!() }
-    pub fn stats(&self) -> Stats { todo!() }
-    /// Bound from a silent crash to its removal, for the cluster as large as it is now.
-    pub fn crash_bound(&self) -> Duration { todo!() }
+    /// What was to go over a link to `to` did not.
+    pub fn handle_link_failure(&mut self, now: Instant, to: SocketAddr, failure: LinkFailure) {
+        if failure == LinkFailure::Refused
+            && self.leave.is_none()
+            && let Some(id) = self.members.at(to)
+        {
+            self.handle_refused(now, id);
+        }
+    }
+
+    /// The link to a member, which was open, was closed from its side.
+    pub fn handle_link_closed(&mut self, now: Instant, to: SocketAddr) {
+        if self.leave.is_none()
+            && let Some(id) = self.members.at(to)
+        {
+            self.handle_closed(now, id);
+        }
+    }
+
+    /// A deadline is reached.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        // A process that was stopped finds its timers long overdue. What it did not hear meanwhile
+        // says nothing about the others.
+        if let Some(due) = self.timers.next()
+            && now.saturating_duration_since(due) > self.config.probe_interval
+        {
+            self.after_pause(now);
+        }
+        while let Some(timer) = self.timers.pop_due(now) {
+            match timer {
+                Timer::Probe => self.probe(now),
+                Timer::Push => self.push(now),
+                Timer::Gossip => self.gossip(now),
+                Timer::Sync => self.sync(),
+                Timer::Join => self.retry_join(now),
+                Timer::Heal => self.heal(now),
+                Timer::Leave => self.announce_leave(now),
+                Timer::Housekeeping => self.keep_house(now),
+                Timer::Suspicion(id) => self.end_suspicion(now, id),
+                Timer::Check(sequence) => self.end_check(now, sequence),
+            }
+        }
+    }
+
+    // Commands.
+
+    /// Offers an instance, or changes what is offered under its key.
+    ///
+    /// # Errors
+    /// [`Denied`](ErrorKind::Denied) where this member has as many records as it may.
+    pub fn register(&mut self, now: Instant, instance: Instance) -> Result<InstanceKey> {
+        let key = instance.key().clone();
+        let current = self.registrations.get(&key);
+        let instance = match current {
+            Some(current) => instance.keeping_health_of(&current.instance),
+            None if self.registry.count(self.me) >= RECORDS_PER_OWNER_MAX => {
+                let message = format!("this handle has {RECORDS_PER_OWNER_MAX} registrations");
+                return Err(Error::new(ErrorKind::Denied, message));
+            }
+            None => instance,
+        };
+        let generation = match current {
+            Some(current) if !current.superseded => current.instance.generation(),
+            _ => self.generation_for(&key),
+        };
+        let instance = instance.with_generation(generation);
+        if current.is_some_and(|c| !c.superseded && *c.instance == instance) {
+            return Ok(key);
+        }
+        self.offer(now, Arc::new(instance));
+        Ok(key)
+    }
+
+    /// Withdraws what was registered under a key.
+    pub fn deregister(&mut self, now: Instant, key: &InstanceKey) -> Removal {
+        match self.registrations.remove(key) {
+            Some(Registration {
+                superseded: false, ..
+            }) => {
+                self.write(now, key, None);
+                Removal::Removed
+            }
+            Some(_) | None => Removal::Absent,
+        }
+    }
+
+    /// Changes the health of an own registration.
+    ///
+    /// # Errors
+    /// [`NotOwned`](ErrorKind::NotOwned) where the key is not registered here, or superseded.
+    pub fn health(&mut self, now: Instant, key: &InstanceKey, health: Health) -> Result<()> {
+        let instance = match self.registrations.get(key) {
+            Some(Registration {
+                instance,
+                superseded: false,
+            }) => instance,
+            Some(_) => {
+                let message = format!("a newer generation has taken over {key}");
+                return Err(Error::new(ErrorKind::NotOwned, message));
+            }
+            None => {
+                let message = format!("{key} is not registered by this handle");
+                return Err(Error::new(ErrorKind::NotOwned, message));
+            }
+        };
+        if *instance.health() != health {
+            let changed = Instance::clone(instance).with_health(health);
+            self.offer(now, Arc::new(changed));
+        }
+        Ok(())
+    }
+
+    // Outputs.
+
+    /// The next frame to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// The next thing to be told.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events
+            .pop_front()
+            .or_else(|| self.changed.pop_first().map(Event::Changed))
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    // Getters.
+
+    /// Who this member is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// How often this member refuted, or raised its word, since its start.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.members.me().incarnation
+    }
+
+    /// The selected instances of members that are alive or suspect, by key; the newest generation
+    /// of each key.
+    #[must_use]
+    pub fn view(&self, selector: &Selector) -> Vec<Arc<Instance>> {
+        self.registry.select(selector, |owner| self.is_shown(owner))
+    }
+
+    /// All members that are known, this one included.
+    pub fn members(&self) -> impl Iterator<Item = MemberInfo> + '_ {
+        self.members.iter().map(|(_, member)| MemberInfo {
+            identity: identity(member),
+            state: member.state,
+            incarnation: member.incarnation,
+        })
+    }
+
+    /// Own registrations, and whether a newer generation took over.
+    pub fn registrations(&self) -> impl Iterator<Item = (&InstanceKey, bool)> {
+        self.registrations
+            .iter()
+            .map(|(key, registration)| (key, registration.superseded))
+    }
+
+    /// The digest of all that is replicated: equal on members that agree.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        self.items.digest()
+    }
+
+    /// Counters since the start.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// From the moment a member falls silent to its instances having left all views, at most, in a
+    /// cluster as large and as lossy as it is now: two probe intervals until a neighbour probes it,
+    /// one for that probe to fail, the suspicion, and one to spread. A killed process whose host still
+    /// answers is noticed in a fraction of that.
+    #[must_use]
+    pub fn crash_bound(&self) -> Duration {
+        4 * self.config.probe_interval + self.shortest_suspicion()
+    }
+
+    // What the parts share.
+
+    fn handle_frame(&mut self, now: Instant, route: Route, frame: &[u8]) {
+        let mut reader = Reader::new(frame);
+        let Ok(header) = Header::decode(&mut reader) else {
+            self.stats.malformed += 1;
+            return;
+        };
+        if header.cluster != self.cluster || header.sender == self.me {
+            self.stats.foreign += 1;
+            return;
+        }
+        self.heard(now);
+        let mut answer = sync::Answer::default();
+        while !reader.is_empty() {
+            match Message::decode(&mut reader) {
+                Ok(Some(message)) => {
+                    self.handle_message(now, route, header.sender, message, &mut answer);
+                }
+                Ok(None) => {}
+                Err(_) => {
+                    self.stats.malformed += 1;
+                    break;
+                }
+            }
+        }
+        self.answer(route, answer);
+    }
+
+    fn handle_message(
+        &mut self,
+        now: Instant,
+        route: Route,
+        sender: u64,
+        message: Message,
+        answer: &mut sync::Answer,
+    ) {
+        if self.leave.is_some() {
+            // On the way out only the confirmations count.
+            if let Message::Ack { sequence, .. } = message {
+                self.confirm_leave(sequence, sender);
+            }
+            return;
+        }
+        match message {
+            Message::Ping {
+                sequence, target, ..
+            } => {
+                self.handle_ping(route, sender, sequence, target);
+            }
+            Message::Ack { sequence, digest } => self.handle_ack(now, sender, sequence, digest),
+            Message::PingRequest {
+                sequence,
+                target,
+                refused,
+            } => {
+                self.handle_ping_request(now, route, sequence, target, refused);
+            }
+            Message::Nack { sequence } => self.handle_nack(sequence),
+            Message::Alive(alive) => self.handle_alive(now, route, sender, &alive),
+            Message::Accuse(accuse) => self.handle_accuse(now, &accuse),
+            Message::Record(record) => self.handle_record(now, record),
+            Message::Sync(ranges) => self.handle_sync(&ranges, answer),
+            Message::Have {
+                first,
+                last,
+                entries,
+            } => {
+                self.handle_have(first, last, &entries, answer);
+            }
+            Message::Want(positions) => self.handle_want(&positions, answer),
+            Message::SyncDone { .. } => self.handle_sync_done(now),
+        }
+    }
+
+    /// Makes an instance what this member offers under its key.
+    fn offer(&mut self, now: Instant, instance: Arc<Instance>) {
+        let key = instance.key().clone();
+        let registration = Registration {
+            instance: instance.clone(),
+            superseded: false,
+        };
+        self.registrations.insert(key.clone(), registration);
+        self.write(now, &key, Some(instance.into()));
+    }
+
+    /// Writes an own record with the next version, and spreads it.
+    fn write(&mut self, now: Instant, key: &InstanceKey, content: Option<Content>) {
+        self.version += 1;
+        self.store(now, self.me, key, self.version, content);
+        self.spread(now, ItemKey::Record(self.me, key.clone()));
+    }
+
+    /// Stores a record of a known owner, and says so where a view changes.
+    fn store(
+        &mut self,
+        now: Instant,
+        owner: u64,
+        key: &InstanceKey,
+        version: u64,
+        content: Option<Content>,
+    ) {
+        self.registry.put(
+            owner,
+            key,
+            Stored {
+                version,
+                content,
+                since: now,
+            },
+        );
+        self.index_record(owner, key);
+        self.changed.insert(key.service().clone());
+    }
+
+    /// The generation of a new registration: this start's, and above whatever stands under the key,
+    /// so that a newer registration wins whatever the clocks say.
+    fn generation_for(&self, key: &InstanceKey) -> Generation {
+        let others = self
+            .registry
+            .offers(key)
+            .iter()
+            .filter(|offer| offer.owner != self.me);
+        let newest = others
+            .map(|offer| offer.instance.generation().number())
+            .max();
+        let own = self
+            .registrations
+            .get(key)
+            .map(|r| r.instance.generation().number());
+        let above = newest.max(own).map_or(0, |number| number.saturating_add(1));
+        Generation::new(above.max(self.identity.generation.number()))
+    }
+
+    /// Whether the records of a member are shown in views.
+    fn is_shown(&self, owner: u64) -> bool {
+        self.members.find(owner).is_some_and(Member::is_present)
+    }
+
+    fn shortest_suspicion(&self) -> Duration {
+        let members = self.members.others().len() + 1;
+        let multiplier = self.config.suspicion_multiplier;
+        let doubt = self.loss.doubt();
+        Suspicion::shortest(multiplier, members, self.config.probe_interval, doubt)
+    }
+
+    fn index_member(&mut self, id: u64) {
+        if let Some(member) = self.members.find(id) {
+            self.items
+                .put(ItemKey::Member(id), member.stamp(), !member.is_present());
+        }
+    }
+
+    fn index_record(&mut self, owner: u64, key: &InstanceKey) {
+        if let Some(member) = self.members.find(owner)
+            && let Some(stored) = self.registry.find(owner, key)
+        {
+            let stamp = wire::message::Stamp(member.generation, stored.version);
+            self.items.put(
+                ItemKey::Record(owner, key.clone()),
+                stamp,
+                !member.is_present(),
+            );
+        }
+    }
+
+    /// Indexes the records of a member anew and reports their services: its presence has changed.
+    fn index_records(&mut self, owner: u64) {
+        let keys: Vec<_> = self
+            .registry
+            .of(owner)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in keys {
+            self.index_record(owner, &key);
+            self.changed.insert(key.service().clone());
+        }
+    }
+
+    fn header(&self) -> Header {
+        Header {
+            cluster: self.cluster,
+            sender: self.me,
+        }
+    }
+
+    /// A frame of these messages.
+    fn frame(&self, messages: &[Message]) -> Vec<u8> {
+        let mut frame = self.header().to_frame();
+        for message in messages {
+            message.encode(&mut frame);
+        }
+        frame
+    }
+
+    fn transmit(&mut self, route: Route, frame: Vec<u8>) {
+        match route {
+            Route::Datagram(_) => self.stats.datagrams_out += 1,
+            Route::Link(_) | Route::Reply(_) => self.stats.link_frames_out += 1,
+        }
+        self.stats.bytes_out += frame.len() as u64;
+        self.transmits.push_back(Transmit { route, frame });
+    }
+
+    fn next_sequence(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    fn report_member(&mut self, id: u64) {
+        if let Some(member) = self.members.find(id) {
+            let (member, state) = (identity(member), member.state);
+            self.events.push_back(Event::Member { member, state });
+        }
+    }
+
+    /// Forgets what is long gone, and voids old tombstones.
+    fn keep_house(&mut self, now: Instant) {
+        self.timers
+            .set(Timer::Housekeeping, now + HOUSEKEEPING_INTERVAL);
+        self.forget_gone(now);
+        self.drop_void();
+        self.prune_tombstones(now);
+    }
+
+    fn forget_gone(&mut self, now: Instant) {
+        let forget_after = self.config.forget_after;
+        let gone = |member: &Member| {
+            !member.is_present() && now.saturating_duration_since(member.since) > forget_after
+        };
+        let ids: Vec<_> = self
+            .members
+            .iter()
+            .filter(|(_, member)| gone(member))
+            .map(|(id, _)| id)
+            .collect();
+        for id in ids {
+            self.forget(id);
+        }
+    }
+
+    fn forget(&mut self, id: u64) {
+        self.drop_records(id);
+        self.members.remove(id, &mut self.rng);
+        self.items.remove(&ItemKey::Member(id));
+        self.broadcasts.remove(&ItemKey::Member(id));
+    }
+
+    /// Drops the records that their owners' floors have voided. Not at once when the floor is heard:
+    /// the live ones among them have newer versions on the way.
+    fn drop_void(&mut self) {
+        let mut void = Vec::new();
+        for owner in self.registry.owners() {
+            let floor = self.members.find(owner).map_or(0, |member| member.floor);
+            let records = self.registry.of(owner);
+            let below = records.filter(|(_, stored)| stored.version <= floor);
+            void.extend(below.map(|(key, _)| (owner, key.clone())));
+        }
+        for (owner, key) in void {
+            self.drop_record(owner, &key);
+        }
+    }
+
+    /// Own tombstones that are old enough go in two steps: live records get versions above them,
+    /// and when those have had time to spread, the floor is raised.
+    fn prune_tombstones(&mut self, now: Instant) {
+        let retention = self.config.tombstone_retention;
+        if let Some((floor, at)) = self.floor_pending {
+            if at <= now {
+                self.floor_pending = None;
+                self.raise_floor(now, floor);
+            }
+            return;
+        }
+        let old = |stored: &Stored| {
+            stored.content.is_none() && now.saturating_duration_since(stored.since) > retention
+        };
+        let tombstones = self.registry.of(self.me).filter(|(_, stored)| old(stored));
+        let Some(floor) = tombstones.map(|(_, stored)| stored.version).max() else {
+            return;
+        };
+        let live = self
+            .registry
+            .of(self.me)
+            .filter(|(_, s)| s.version <= floor);
+        let live: Vec<_> = live
+            .filter_map(|(key, stored)| Some((key.clone(), stored.content.clone()?)))
+            .collect();
+        for (key, content) in live {
+            self.write(now, &key, Some(content));
+        }
+        self.floor_pending = Some((floor, now + retention / 4));
+    }
+
+    fn raise_floor(&mut self, now: Instant, floor: u64) {
+        self.members.change(self.me, &mut self.rng, |me| {
+            me.floor = floor;
+            me.incarnation += 1;
+        });
+        self.index_member(self.me);
+        self.drop_void();
+        self.spread(now, ItemKey::Member(self.me));
+    }
+
+    fn drop_record(&mut self, owner: u64, key: &InstanceKey) {
+        self.registry.remove(owner, key);
+        self.items.remove(&ItemKey::Record(owner, key.clone()));
+        self.changed.insert(key.service().clone());
+    }
+
+    fn drop_records(&mut self, owner: u64) {
+        let keys: Vec<_> = self
+            .registry
+            .of(owner)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in keys {
+            self.drop_record(owner, &key);
+        }
+    }
+}
+
+fn alive(identity: &Identity) -> Alive {
+    Alive {
+        name: identity.name.clone(),
+        generation: identity.generation.number(),
+        incarnation: 0,
+        address: identity.address,
+        floor: 0,
+        unknown: Box::default(),
+    }
+}
+
+fn identity(member: &Member) -> Identity {
+    Identity {
+        name: member.name.clone(),
+        generation: Generation::new(member.generation),
+        address: member.address,
+    }
 }

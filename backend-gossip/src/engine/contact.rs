@@ -1,0 +1,162 @@
+//! Whether this member itself is cut off.
+//!
+//! Silence has two explanations: they are gone, or this member can't hear. As long as it hears
+//! nobody, or can't reach more members than it reaches, the second is the likelier one. Then it
+//! convicts nobody: suspects stay suspects, their instances stay in the views, and the views are
+//! marked stale (WAT-4, WAT-10). What a host *refuses* is heard, so it needs no such caution.
+
+use std::time::Instant;
+
+use tidings_api::Freshness;
+
+use super::member::MemberState;
+use super::timer::Timer;
+use super::{Engine, Event};
+
+/// Probe intervals without a word from anybody after which this member takes itself for cut off:
+/// with 30 % loss in both directions fewer than one stretch in ten thousand is that long.
+const SILENCE_PROBES: u32 = 5;
+
+/// What this member hears.
+#[derive(Debug)]
+pub(super) struct Contact {
+    started: Instant,
+    last_heard: Instant,
+    cut_off: Option<CutOff>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct CutOff {
+    since: Instant,
+    /// Whether nobody at all is heard.
+    silent: bool,
+}
+
+impl Contact {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            started: now,
+            last_heard: now,
+            cut_off: None,
+        }
+    }
+}
+
+impl Engine {
+    /// Whether the engine's views can be vouched for.
+    #[must_use]
+    pub fn freshness(&self) -> Freshness {
+        if !self.is_joined() {
+            let reason = "no seed has answered yet".into();
+            return Freshness::Stale {
+                since: self.contact.started,
+                reason,
+            };
+        }
+        let Some(CutOff { since, silent }) = self.contact.cut_off else {
+            return Freshness::Live;
+        };
+        let reason = if silent {
+            "no other member is heard"
+        } else {
+            "most members can't be reached"
+        };
+        Freshness::Stale {
+            since,
+            reason: reason.into(),
+        }
+    }
+
+    /// Any frame of the cluster has arrived.
+    pub(super) fn heard(&mut self, now: Instant) {
+        self.contact.last_heard = now;
+        if self.contact.cut_off.is_some_and(|cut_off| cut_off.silent) {
+            self.update_contact(now);
+        }
+    }
+
+    /// Looks again whether this member is cut off.
+    pub(super) fn update_contact(&mut self, now: Instant) {
+        let since = self.contact.cut_off.map_or(now, |cut_off| cut_off.since);
+        let cut_off = self.cut_off(now).map(|silent| CutOff { since, silent });
+        let before = std::mem::replace(&mut self.contact.cut_off, cut_off);
+        if before == cut_off {
+            return;
+        }
+        if cut_off.is_none() {
+            self.restart_suspicions(now);
+        }
+        if self.is_joined() {
+            self.events.push_back(Event::Freshness(self.freshness()));
+        }
+    }
+
+    /// When to look again at a suspect whose time is over, where it must not be convicted now.
+    pub(super) fn conviction_held(&self, now: Instant, suspected: Instant) -> Option<Instant> {
+        let cut_off = self.contact.cut_off?;
+        let hold = self.config.loss_hold;
+        let over = now.saturating_duration_since(suspected) >= hold;
+        (cut_off.silent || !over).then(|| now + self.config.probe_interval)
+    }
+
+    /// Starts to listen anew after a pause: what was missed says nothing.
+    pub(super) fn resume_contact(&mut self, now: Instant) {
+        self.contact.last_heard = now;
+        self.restart_suspicions(now);
+    }
+
+    /// What was found before joining counts from now on.
+    pub(super) fn contact_joined(&mut self) {
+        if self.contact.cut_off.is_some() {
+            self.events.push_back(Event::Freshness(self.freshness()));
+        }
+    }
+
+    /// Whether this member is cut off, and if so whether nobody at all is heard.
+    fn cut_off(&self, now: Instant) -> Option<bool> {
+        let others = self.members.others();
+        let suspects = self.members.suspects();
+        if others.is_empty() {
+            return None;
+        }
+        let gone = if suspects == 0 {
+            0
+        } else {
+            self.refused_suspects()
+        };
+        let (reached, missed) = (others.len() - suspects, suspects - gone);
+        let silence = self.config.probe_interval * SILENCE_PROBES;
+        let silent = now.saturating_duration_since(self.contact.last_heard) > silence;
+        if reached + missed == 0 {
+            return None;
+        }
+        (silent || missed > reached).then_some(silent)
+    }
+
+    /// Suspects whose host says that the process is gone.
+    fn refused_suspects(&self) -> usize {
+        let refused = |id: &&u64| {
+            let suspicion = self.members.find(**id).and_then(|m| m.suspicion.as_ref());
+            suspicion.is_some_and(|suspicion| suspicion.refused() > 0)
+        };
+        self.members.others().iter().filter(refused).count()
+    }
+
+    /// Gives all suspects their whole time again, so that those who were there all along can refute.
+    fn restart_suspicions(&mut self, now: Instant) {
+        let suspects = self
+            .members
+            .iter()
+            .filter(|(_, m)| m.state == MemberState::Suspect);
+        for id in suspects.map(|(id, _)| id).collect::<Vec<_>>() {
+            let mut deadline = now;
+            self.members.change(id, &mut self.rng, |member| {
+                if let Some(suspicion) = &mut member.suspicion {
+                    suspicion.restart(now);
+                    deadline = suspicion.deadline();
+                }
+            });
+            self.timers.set(Timer::Suspicion(id), deadline);
+        }
+    }
+}

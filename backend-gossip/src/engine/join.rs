@@ -1,0 +1,241 @@
+//! Joining through seeds, healing for ever, leaving.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tidings_api::Freshness;
+
+use super::member::{Member, MemberState};
+use super::timer::Timer;
+use super::{Engine, Event, Route};
+use crate::wire::Message;
+
+/// Time to the first retry of a join; doubles up to [`RETRY_MAX`], jittered.
+pub(super) const RETRY_FIRST: Duration = Duration::from_millis(250);
+
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// Seeds asked at one time: one may be down, three seldom are.
+const JOIN_FANOUT: usize = 3;
+
+/// Every so many heal rounds the seeds are resolved again: with the default interval once a minute.
+const HEALS_PER_RESOLVE: u32 = 12;
+
+/// Members that should confirm a leave, and how many are told in a round.
+const LEAVE_CONFIRMATIONS: usize = 3;
+const LEAVE_FANOUT: usize = 5;
+
+/// Time between rounds of telling.
+const LEAVE_RETRY: Duration = Duration::from_millis(50);
+
+/// How far joining has come.
+#[derive(Debug, Default)]
+pub(super) struct Join {
+    seeds: Vec<SocketAddr>,
+    joined: bool,
+    retries: u32,
+    heals: u32,
+}
+
+/// A leave that is under way.
+#[derive(Debug)]
+pub(super) struct Leave {
+    deadline: Instant,
+    needed: usize,
+    asked: BTreeMap<u64, u64>,
+    confirmed: BTreeSet<u64>,
+    done: bool,
+}
+
+impl Engine {
+    /// The seeds, resolved. None but this member itself, or none at all: it starts alone.
+    pub fn handle_seeds(&mut self, now: Instant, seeds: &[SocketAddr]) {
+        if self.leave.is_some() {
+            return;
+        }
+        let me = self.identity.address;
+        let others: BTreeSet<_> = seeds.iter().copied().filter(|seed| *seed != me).collect();
+        self.join.seeds = others.into_iter().collect();
+        if self.join.seeds.is_empty() {
+            self.joined(now);
+        }
+        self.ask_seeds();
+    }
+
+    /// Takes leave: says so to a few members, who pass it on, and waits for some to confirm.
+    pub fn leave(&mut self, now: Instant) {
+        if self.leave.is_some() {
+            return;
+        }
+        self.members.change(self.me, &mut self.rng, |me| {
+            me.state = MemberState::Left;
+            me.since = now;
+        });
+        self.index_member(self.me);
+        self.index_records(self.me);
+        self.timers.clear();
+        self.broadcasts.clear();
+        self.fresh.clear();
+        let alive = self.members.others().len() - self.members.suspects();
+        self.leave = Some(Leave {
+            deadline: now + self.config.leave_timeout,
+            needed: alive.min(LEAVE_CONFIRMATIONS),
+            asked: BTreeMap::new(),
+            confirmed: BTreeSet::new(),
+            done: false,
+        });
+        self.announce_leave(now);
+    }
+
+    /// Whether the first seed has answered, or there was none to ask.
+    pub(super) fn is_joined(&self) -> bool {
+        self.join.joined
+    }
+
+    pub(super) fn joined(&mut self, now: Instant) {
+        if self.join.joined {
+            return;
+        }
+        self.join.joined = true;
+        self.timers.cancel(Timer::Join);
+        self.timers
+            .set_if_unset(Timer::Heal, now + self.config.heal_interval);
+        self.events.push_back(Event::Joined);
+        self.events.push_back(Event::Freshness(Freshness::Live));
+        self.contact_joined();
+    }
+
+    /// No seed has answered yet: have the seeds resolved again, and ask those that are known.
+    pub(super) fn retry_join(&mut self, now: Instant) {
+        if self.join.joined {
+            return;
+        }
+        self.events.push_back(Event::SeedsWanted);
+        self.ask_seeds();
+        let backoff = RETRY_FIRST
+            .saturating_mul(1 << self.join.retries.min(16))
+            .min(RETRY_MAX);
+        self.join.retries += 1;
+        self.timers
+            .set(Timer::Join, now + backoff.mul_f64(0.5 + self.rng.f64()));
+    }
+
+    /// Tries to reach somebody who is dead, and now and then a seed that is no member: no split is
+    /// permanent.
+    pub(super) fn heal(&mut self, now: Instant) {
+        let interval = self.config.heal_interval.mul_f64(0.5 + self.rng.f64());
+        self.timers.set(Timer::Heal, now + interval);
+        let dead = self
+            .members
+            .iter()
+            .filter(|(_, m)| m.state == MemberState::Dead);
+        let dead: Vec<u64> = dead.map(|(id, _)| id).collect();
+        if !dead.is_empty() {
+            let id = dead[self.rng.usize(..dead.len())];
+            self.knock(id);
+        }
+        self.join.heals += 1;
+        if self.join.heals.is_multiple_of(HEALS_PER_RESOLVE) || self.members.others().is_empty() {
+            self.events.push_back(Event::SeedsWanted);
+        }
+    }
+
+    pub(super) fn announce_leave(&mut self, now: Instant) {
+        let Some(leave) = &self.leave else { return };
+        if leave.done {
+            return;
+        }
+        if leave.confirmed.len() >= leave.needed || now >= leave.deadline {
+            self.finish_leave();
+            return;
+        }
+        let (deadline, confirmed) = (leave.deadline, leave.confirmed.clone());
+        let open = |id: u64, member: &Member| {
+            member.state == MemberState::Alive && !confirmed.contains(&id)
+        };
+        for id in self.members.sample(LEAVE_FANOUT, &mut self.rng, open) {
+            let sequence = self.next_sequence();
+            let Some(member) = self.members.find(id) else {
+                continue;
+            };
+            let (route, target) = (Route::Datagram(member.address), member.start(id));
+            let digest = self.items.digest();
+            let ping = Message::Ping {
+                sequence,
+                target,
+                digest,
+            };
+            let good_bye = self.members.me().to_accuse(self.me).map(Message::Accuse);
+            let messages: Vec<_> = good_bye.into_iter().chain([ping]).collect();
+            let frame = self.frame(&messages);
+            self.transmit(route, frame);
+            if let Some(leave) = &mut self.leave {
+                leave.asked.insert(sequence, id);
+            }
+        }
+        self.timers
+            .set(Timer::Leave, (now + LEAVE_RETRY).min(deadline));
+    }
+
+    pub(super) fn confirm_leave(&mut self, sequence: u64, sender: u64) {
+        let Some(leave) = &mut self.leave else { return };
+        if leave.asked.get(&sequence) == Some(&sender) {
+            leave.confirmed.insert(sender);
+            if leave.confirmed.len() >= leave.needed {
+                self.finish_leave();
+            }
+        }
+    }
+
+    fn finish_leave(&mut self) {
+        if let Some(leave) = &mut self.leave
+            && !leave.done
+        {
+            leave.done = true;
+            self.timers.clear();
+            self.events.push_back(Event::Left);
+        }
+    }
+
+    /// Syncs with some of the seeds that are not members yet.
+    fn ask_seeds(&mut self) {
+        let present = |seed: &SocketAddr| {
+            let member = self.members.at(*seed).and_then(|id| self.members.find(id));
+            member.is_some_and(Member::is_present)
+        };
+        let mut strangers: Vec<_> = self
+            .join
+            .seeds
+            .iter()
+            .copied()
+            .filter(|seed| !present(seed))
+            .collect();
+        if strangers.is_empty() && !self.join.joined {
+            // Members already, but they have not answered us yet.
+            strangers.clone_from(&self.join.seeds);
+        }
+        self.rng.shuffle(&mut strangers);
+        for seed in strangers.into_iter().take(JOIN_FANOUT) {
+            self.start_sync(seed);
+        }
+    }
+
+    /// Pings a dead member and tells it what is said, so that it can refute if it is not.
+    fn knock(&mut self, id: u64) {
+        let sequence = self.next_sequence();
+        let Some(member) = self.members.find(id) else {
+            return;
+        };
+        let (route, target) = (Route::Datagram(member.address), member.start(id));
+        let accuse = member.to_accuse(id).map(Message::Accuse);
+        let ping = Message::Ping {
+            sequence,
+            target,
+            digest: self.items.digest(),
+        };
+        let messages: Vec<_> = accuse.into_iter().chain([ping]).collect();
+        let frame = self.frame(&messages);
+        self.transmit(route, frame);
+    }
+}

@@ -1,0 +1,326 @@
+//! The member table.
+//!
+//! What is known of a member is a point in a lattice, ordered by generation, then incarnation, then
+//! state (alive < suspect < dead < left); merging takes the greater. So messages may come late,
+//! twice or out of order, and a stale `alive` can't resurrect.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::Bound::{Excluded, Unbounded};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+
+use super::suspicion::Suspicion;
+use crate::wire::message::{Accuse, Alive, Stamp, Verdict};
+use crate::wire::start_hash;
+
+/// State of a member, in order of precedence within one incarnation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum MemberState {
+    /// Answers.
+    Alive,
+    /// Did not answer; may refute. Its instances stay in the views.
+    Suspect,
+    /// Did not refute in time. Its instances have left the views.
+    Dead,
+    /// Said good-bye.
+    Left,
+}
+
+/// What is known of a member.
+#[derive(Clone, Debug)]
+pub(super) struct Member {
+    pub(super) name: Arc<str>,
+    pub(super) generation: u64,
+    pub(super) incarnation: u64,
+    pub(super) state: MemberState,
+    /// Since when it has the state.
+    pub(super) since: Instant,
+    pub(super) address: SocketAddr,
+    pub(super) floor: u64,
+    pub(super) unknown: Box<[u8]>,
+    pub(super) suspicion: Option<Suspicion>,
+    /// Smoothed round-trip time of its answers to this member's pings.
+    pub(super) round_trip: Option<Duration>,
+}
+
+impl Member {
+    pub(super) fn new(now: Instant, alive: &Alive) -> Self {
+        Self {
+            name: alive.name.clone(),
+            generation: alive.generation,
+            incarnation: alive.incarnation,
+            state: MemberState::Alive,
+            since: now,
+            address: alive.address,
+            floor: alive.floor,
+            unknown: alive.unknown.clone(),
+            suspicion: None,
+            round_trip: None,
+        }
+    }
+
+    /// Takes a measured round trip into the estimate (the weights of RFC 6298).
+    pub(super) fn measure(&mut self, round_trip: Duration) {
+        let smoothed = self
+            .round_trip
+            .map_or(round_trip, |old| (old * 7 + round_trip) / 8);
+        self.round_trip = Some(smoothed);
+    }
+
+    /// Whether it takes part: alive or suspect.
+    pub(super) fn is_present(&self) -> bool {
+        self.state <= MemberState::Suspect
+    }
+
+    /// The hash of its start, which pings name.
+    pub(super) fn start(&self, id: u64) -> u64 {
+        start_hash(id, self.generation)
+    }
+
+    /// How new this is, in the order of the lattice. In the index alive and suspect are the same:
+    /// a suspicion spreads by itself and ends soon, and is no reason to sync.
+    pub(super) fn stamp(&self) -> Stamp {
+        let rank = match self.state {
+            MemberState::Alive | MemberState::Suspect => 0,
+            MemberState::Dead => 1,
+            MemberState::Left => 2,
+        };
+        Stamp(
+            self.generation,
+            self.incarnation.saturating_mul(4).saturating_add(rank),
+        )
+    }
+
+    /// The member in its own words.
+    pub(super) fn to_alive(&self) -> Alive {
+        Alive {
+            name: self.name.clone(),
+            generation: self.generation,
+            incarnation: self.incarnation,
+            address: self.address,
+            floor: self.floor,
+            unknown: self.unknown.clone(),
+        }
+    }
+
+    /// What there is to say against it; `None` while it is alive.
+    pub(super) fn to_accuse(&self, id: u64) -> Option<Accuse> {
+        let verdict = match self.state {
+            MemberState::Alive => return None,
+            MemberState::Suspect => Verdict::Suspect,
+            MemberState::Dead => Verdict::Dead,
+            MemberState::Left => Verdict::Left,
+        };
+        let (accusers, refused) = self
+            .suspicion
+            .as_ref()
+            .map(Suspicion::accusers)
+            .unwrap_or_default();
+        Some(Accuse {
+            member: id,
+            generation: self.generation,
+            incarnation: self.incarnation,
+            verdict,
+            accusers,
+            refused,
+        })
+    }
+}
+
+/// All members, this one included.
+#[derive(Debug)]
+pub(super) struct Members {
+    me: u64,
+    table: BTreeMap<u64, Member>,
+    by_address: BTreeMap<SocketAddr, u64>,
+    /// Others that are present, in the order they are probed; shuffled after each round, so that
+    /// every member is probed within two rounds (SWIM, section 4.3).
+    ring: Vec<u64>,
+    next: usize,
+    suspects: usize,
+}
+
+impl Members {
+    pub(super) fn new(id: u64, me: Member) -> Self {
+        let by_address = BTreeMap::from([(me.address, id)]);
+        let table = BTreeMap::from([(id, me)]);
+        Self {
+            me: id,
+            table,
+            by_address,
+            ring: Vec::new(),
+            next: 0,
+            suspects: 0,
+        }
+    }
+
+    pub(super) fn find(&self, id: u64) -> Option<&Member> {
+        self.table.get(&id)
+    }
+
+    /// This member.
+    pub(super) fn me(&self) -> &Member {
+        &self.table[&self.me]
+    }
+
+    /// The member last known at an address.
+    pub(super) fn at(&self, address: SocketAddr) -> Option<u64> {
+        self.by_address.get(&address).copied()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Member)> {
+        self.table.iter().map(|(id, member)| (*id, member))
+    }
+
+    /// All members, dead ones included.
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Others that are alive or suspect.
+    pub(super) fn others(&self) -> &[u64] {
+        &self.ring
+    }
+
+    /// Others that are suspect.
+    pub(super) fn suspects(&self) -> usize {
+        self.suspects
+    }
+
+    /// Adds a member, or replaces what is known of it.
+    pub(super) fn put(&mut self, id: u64, member: Member, rng: &mut Rng) {
+        let (present, suspect) = (member.is_present(), member.state == MemberState::Suspect);
+        self.by_address.insert(member.address, id);
+        let old = self.table.insert(id, member);
+        self.account(id, old.as_ref(), present, suspect, rng);
+    }
+
+    /// Changes a member in place and answers what it was before.
+    pub(super) fn change(
+        &mut self,
+        id: u64,
+        rng: &mut Rng,
+        change: impl FnOnce(&mut Member),
+    ) -> Option<Member> {
+        let member = self.table.get_mut(&id)?;
+        let old = member.clone();
+        change(member);
+        let (present, suspect) = (member.is_present(), member.state == MemberState::Suspect);
+        if member.address != old.address {
+            self.by_address.remove(&old.address);
+            self.by_address.insert(member.address, id);
+        }
+        self.account(id, Some(&old), present, suspect, rng);
+        Some(old)
+    }
+
+    /// Forgets a member.
+    pub(super) fn remove(&mut self, id: u64, rng: &mut Rng) -> Option<Member> {
+        let old = self.table.remove(&id)?;
+        if self.by_address.get(&old.address) == Some(&id) {
+            self.by_address.remove(&old.address);
+        }
+        self.account(id, Some(&old), false, false, rng);
+        Some(old)
+    }
+
+    /// Makes another id this member's own.
+    pub(super) fn rename(&mut self, id: u64, me: Member, rng: &mut Rng) {
+        let old = std::mem::replace(&mut self.me, id);
+        if old != id {
+            self.table.remove(&old);
+        }
+        self.put(id, me, rng);
+    }
+
+    /// The member to probe next; starts a new shuffled round at the end.
+    pub(super) fn next_to_probe(&mut self, rng: &mut Rng) -> Option<u64> {
+        if self.next >= self.ring.len() {
+            rng.shuffle(&mut self.ring);
+            self.next = 0;
+        }
+        let id = *self.ring.get(self.next)?;
+        self.next += 1;
+        Some(id)
+    }
+
+    /// The `count` present members that follow this one in the order of ids, around the end: its
+    /// neighbours, which everybody finds alike.
+    pub(super) fn successors(&self, count: usize) -> Vec<u64> {
+        let after = self.table.range((Excluded(self.me), Unbounded));
+        let around = after.chain(self.table.range(..self.me));
+        let present = around.filter(|(_, member)| member.is_present());
+        present.map(|(id, _)| *id).take(count).collect()
+    }
+
+    /// Makes a member the next to be probed.
+    pub(super) fn probe_soon(&mut self, id: u64) {
+        if let Some(at) = self.ring.iter().position(|other| *other == id)
+            && at >= self.next
+        {
+            self.ring.swap(at, self.next);
+        }
+    }
+
+    /// Up to `count` others, drawn at random, that meet `condition`.
+    pub(super) fn sample(
+        &self,
+        count: usize,
+        rng: &mut Rng,
+        condition: impl Fn(u64, &Member) -> bool,
+    ) -> Vec<u64> {
+        let mut sampled: Vec<u64> = Vec::with_capacity(count);
+        let mut consider = |id: u64| {
+            if sampled.len() < count && !sampled.contains(&id) && condition(id, &self.table[&id]) {
+                sampled.push(id);
+            }
+        };
+        if self.ring.len() <= 8 * count {
+            // Few: all of them in random order, so that nobody is missed.
+            let mut order = self.ring.clone();
+            rng.shuffle(&mut order);
+            order.into_iter().for_each(&mut consider);
+        } else {
+            // Many: a few draws too many are cheaper than shuffling them all.
+            for _ in 0..4 * count {
+                consider(self.ring[rng.usize(..self.ring.len())]);
+            }
+        }
+        sampled
+    }
+
+    fn account(
+        &mut self,
+        id: u64,
+        old: Option<&Member>,
+        present: bool,
+        suspect: bool,
+        rng: &mut Rng,
+    ) {
+        if id == self.me {
+            return;
+        }
+        if old.is_some_and(|old| old.state == MemberState::Suspect) {
+            self.suspects -= 1;
+        }
+        self.suspects += usize::from(suspect);
+        match (old.is_some_and(Member::is_present), present) {
+            (false, true) => {
+                // At a random place, so that members who join together aren't probed together.
+                let at = rng.usize(..=self.ring.len());
+                self.ring.insert(at, id);
+                self.next += usize::from(at < self.next);
+            }
+            (true, false) => {
+                if let Some(at) = self.ring.iter().position(|other| *other == id) {
+                    self.ring.remove(at);
+                    self.next -= usize::from(at < self.next);
+                }
+            }
+            (true, true) | (false, false) => {}
+        }
+    }
+}

@@ -1,0 +1,488 @@
+//! The probe cycle (SWIM section 3.1, with Lifeguard's nacks and local health): ping one member;
+//! when it doesn't answer soon, ask helpers and knock over a link; when nothing comes, suspect it.
+//!
+//! Every other probe goes to a ring neighbour, the others around all members in random order. So
+//! each member is probed by its predecessors at least every two intervals, and by everybody in time.
+//!
+//! Beside the cycle there are *checks*: a ping and a knock at one moment, on behalf of another
+//! member or because something speaks against one.
+
+use std::time::{Duration, Instant};
+
+use super::member::{Member, MemberState};
+use super::timer::Timer;
+use super::{Engine, Route};
+use crate::wire::Message;
+use crate::wire::limits::CHECKS_MAX;
+
+/// Worst local health: probes take nine times as long (Lifeguard's S = 8).
+pub(super) const AWARENESS_MAX: u32 = 8;
+
+/// A direct ping waits this many round trips before helpers are asked, within the bounds below.
+const PATIENCE_ROUND_TRIPS: u32 = 5;
+
+/// Shortest patience with a direct ping: longer than a busy process takes to come to it.
+const PATIENCE_MIN: Duration = Duration::from_millis(100);
+
+/// Shortest and longest time in which a ping can contradict a refused connection. The refusal has
+/// crossed the same path and taken one round trip.
+const CONTRADICTION_MIN: Duration = Duration::from_millis(20);
+const CONTRADICTION_MAX: Duration = Duration::from_millis(200);
+
+/// A probe that is running, or was answered and waits for the next one's time.
+#[derive(Debug)]
+pub(super) struct Probe {
+    target: u64,
+    sequence: u64,
+    started: Instant,
+    stage: Stage,
+    /// Helpers that were asked and have not answered at all.
+    silent_helpers: u32,
+    helpers: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Direct,
+    Indirect,
+    Answered,
+}
+
+/// A ping and a knock at one moment.
+#[derive(Debug)]
+pub(super) struct Check {
+    target: u64,
+    reason: Reason,
+    /// Whether the target's host says that nobody listens there.
+    refused: bool,
+}
+
+/// Why a check is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// Another member asked for it.
+    Asked { origin: Route, sequence: u64 },
+    /// Others suspect it.
+    Suspected,
+    /// A link to it was closed from its side.
+    Closed,
+}
+
+/// How many direct pings are lost on members that turn out to be there, as this member sees it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Loss {
+    share: f64,
+}
+
+impl Loss {
+    /// Rises fast, since a network that has become lossy makes every verdict doubtful at once, and
+    /// falls slowly.
+    fn lost(&mut self) {
+        self.share += (1.0 - self.share) / 8.0;
+    }
+
+    fn answered(&mut self) {
+        self.share -= self.share / 32.0;
+    }
+
+    /// From 0 (nothing is lost) to 1 (a quarter or more): how far to distrust silence.
+    pub(super) fn doubt(self) -> f64 {
+        (self.share * 4.0).min(1.0)
+    }
+}
+
+impl Engine {
+    /// The next step of the cycle.
+    pub(super) fn probe(&mut self, now: Instant) {
+        match self.probe.take() {
+            Some(probe) if probe.stage == Stage::Direct => {
+                self.ask_helpers(now, probe);
+                return;
+            }
+            Some(probe) if probe.stage == Stage::Indirect => {
+                self.fail_probe(now, &probe);
+                let next = probe.started + self.config.probe_interval * (self.awareness + 1);
+                if next > now {
+                    self.timers.set(Timer::Probe, next);
+                    return;
+                }
+            }
+            Some(_) | None => {}
+        }
+        self.update_contact(now);
+        self.start_probe(now);
+    }
+
+    pub(super) fn handle_ping(&mut self, route: Route, sender: u64, sequence: u64, target: u64) {
+        let me = self.members.me();
+        if target != me.start(self.me) {
+            // Meant for a former self, or for whoever was at this address before: it must not be
+            // taken for alive because we are.
+            let alive = Message::Alive(me.to_alive());
+            let frame = self.frame(&[alive]);
+            self.transmit(route, frame);
+            return;
+        }
+        let ack = Message::Ack {
+            sequence,
+            digest: self.items.digest(),
+        };
+        // Who is accused hears it from everybody it pings, so that it can refute (Lifeguard's buddy
+        // system, both ways).
+        let accuse = self
+            .members
+            .find(sender)
+            .and_then(|member| member.to_accuse(sender));
+        let mut messages = vec![ack];
+        messages.extend(accuse.map(Message::Accuse));
+        self.transmit_filled(route, &messages);
+    }
+
+    pub(super) fn handle_ack(&mut self, now: Instant, sender: u64, sequence: u64, digest: u64) {
+        if let Some(check) = self.checks.remove(&sequence) {
+            self.timers.cancel(Timer::Check(sequence));
+            if let Reason::Asked { origin, sequence } = check.reason {
+                let ack = self.frame(&[Message::Ack {
+                    sequence,
+                    digest: 0,
+                }]);
+                self.transmit(origin, ack);
+            }
+            return;
+        }
+        let Some(probe) = self
+            .probe
+            .as_mut()
+            .filter(|probe| probe.sequence == sequence)
+        else {
+            return;
+        };
+        let (started, stage) = (probe.started, probe.stage);
+        if stage != Stage::Answered {
+            probe.stage = Stage::Answered;
+            let next = started + self.config.probe_interval * (self.awareness + 1);
+            self.awareness = self.awareness.saturating_sub(1);
+            self.timers.set(Timer::Probe, next.max(now));
+            match stage {
+                Stage::Direct => self.loss.answered(),
+                Stage::Indirect | Stage::Answered => self.loss.lost(),
+            }
+        }
+        if self
+            .probe
+            .as_ref()
+            .is_some_and(|probe| probe.target == sender)
+        {
+            if stage == Stage::Direct {
+                let round_trip = now.saturating_duration_since(started);
+                self.members
+                    .change(sender, &mut self.rng, |member| member.measure(round_trip));
+            }
+            self.compare_digest(now, sender, digest);
+        }
+    }
+
+    pub(super) fn handle_nack(&mut self, sequence: u64) {
+        if let Some(probe) = self
+            .probe
+            .as_mut()
+            .filter(|probe| probe.sequence == sequence)
+        {
+            probe.silent_helpers = probe.silent_helpers.saturating_sub(1);
+        }
+    }
+
+    pub(super) fn handle_ping_request(
+        &mut self,
+        now: Instant,
+        origin: Route,
+        sequence: u64,
+        target: u64,
+        refused: bool,
+    ) {
+        // Sooner than the asker's own deadline, so that the nack is in time.
+        let window = self.config.probe_timeout.mul_f32(0.6);
+        let window = if refused {
+            self.contradiction(target).min(window)
+        } else {
+            window
+        };
+        if !self.check(
+            now,
+            target,
+            Reason::Asked { origin, sequence },
+            window,
+            refused,
+        ) {
+            let nack = self.frame(&[Message::Nack { sequence }]);
+            self.transmit(origin, nack);
+        }
+    }
+
+    /// Pings a member, and knocks where wanted; answers whether that was possible.
+    pub(super) fn check(
+        &mut self,
+        now: Instant,
+        target: u64,
+        reason: Reason,
+        window: Duration,
+        knock: bool,
+    ) -> bool {
+        let Some(member) = self
+            .members
+            .find(target)
+            .filter(|member| member.is_present())
+        else {
+            return false;
+        };
+        if self.checks.len() >= CHECKS_MAX {
+            return false;
+        }
+        let (address, start) = (member.address, member.start(target));
+        let sequence = self.next_sequence();
+        self.checks.insert(
+            sequence,
+            Check {
+                target,
+                reason,
+                refused: false,
+            },
+        );
+        self.timers.set(Timer::Check(sequence), now + window);
+        let ping = Message::Ping {
+            sequence,
+            target: start,
+            digest: self.items.digest(),
+        };
+        if knock {
+            let frame = self.frame(std::slice::from_ref(&ping));
+            self.transmit(Route::Link(address), frame);
+        }
+        let accuse = self
+            .members
+            .find(target)
+            .and_then(|member| member.to_accuse(target));
+        let messages: Vec<_> = [ping]
+            .into_iter()
+            .chain(accuse.map(Message::Accuse))
+            .collect();
+        self.transmit_filled(Route::Datagram(address), &messages);
+        true
+    }
+
+    /// Checks a member that others suspect.
+    pub(super) fn check_suspect(&mut self, now: Instant, target: u64) {
+        let window = self.config.probe_timeout.mul_f32(0.6);
+        self.check(now, target, Reason::Suspected, window, true);
+    }
+
+    /// A check was not answered.
+    pub(super) fn end_check(&mut self, now: Instant, sequence: u64) {
+        let Some(check) = self.checks.remove(&sequence) else {
+            return;
+        };
+        if let Reason::Asked { origin, sequence } = check.reason {
+            let nack = self.frame(&[Message::Nack { sequence }]);
+            self.transmit(origin, nack);
+        }
+        match check.reason {
+            // Neither an answer to the ping nor a process behind the port: a witness.
+            _ if check.refused => {
+                self.accuse(now, check.target, true);
+                if check.reason == Reason::Closed {
+                    self.ask_witnesses(check.target);
+                }
+            }
+            Reason::Suspected => self.accuse(now, check.target, false),
+            Reason::Closed => self.members.probe_soon(check.target),
+            Reason::Asked { .. } => {}
+        }
+    }
+
+    /// The host of a member says that nobody listens there.
+    ///
+    /// By itself that proves little (a firewall may say so as well). It counts once a ping of this
+    /// member went unanswered too, and convicts once a second member has seen both.
+    pub(super) fn handle_refused(&mut self, now: Instant, id: u64) {
+        let mut checked = false;
+        for check in self.checks.values_mut().filter(|check| check.target == id) {
+            check.refused = true;
+            checked = true;
+        }
+        let failing = self
+            .probe
+            .as_ref()
+            .is_some_and(|probe| probe.target == id && probe.stage == Stage::Indirect);
+        if failing {
+            self.accuse(now, id, true);
+            self.ask_witnesses(id);
+        } else if !checked {
+            self.check(now, id, Reason::Closed, self.contradiction(id), true);
+        }
+    }
+
+    /// A link to a member was closed from its side: the kernel does that the moment a process ends.
+    pub(super) fn handle_closed(&mut self, now: Instant, id: u64) {
+        let checked = self.checks.values().any(|check| check.target == id);
+        if !checked {
+            self.check(now, id, Reason::Closed, self.contradiction(id), true);
+        }
+    }
+
+    /// Forgets what a pause has made meaningless: nothing was heard because nothing was read.
+    pub(super) fn after_pause(&mut self, now: Instant) {
+        self.probe = None;
+        for sequence in std::mem::take(&mut self.checks).into_keys() {
+            self.timers.cancel(Timer::Check(sequence));
+        }
+        if !self.members.others().is_empty() {
+            self.timers.set(Timer::Probe, now);
+        }
+        self.awareness = (self.awareness + 1).min(AWARENESS_MAX);
+        self.resume_contact(now);
+    }
+
+    /// How long a ping has to contradict a refused connection.
+    fn contradiction(&self, target: u64) -> Duration {
+        let round_trip = self
+            .members
+            .find(target)
+            .and_then(|member| member.round_trip);
+        let window = round_trip.map_or(CONTRADICTION_MAX, |round_trip| round_trip * 4);
+        window.clamp(CONTRADICTION_MIN, CONTRADICTION_MAX)
+    }
+
+    fn start_probe(&mut self, now: Instant) {
+        let Some(target) = self.next_target() else {
+            return;
+        };
+        let sequence = self.next_sequence();
+        let stage = Stage::Direct;
+        self.probe = Some(Probe {
+            target,
+            sequence,
+            started: now,
+            stage,
+            silent_helpers: 0,
+            helpers: 0,
+        });
+        let round_trip = self
+            .members
+            .find(target)
+            .and_then(|member| member.round_trip);
+        let patience = round_trip.map_or(self.config.probe_timeout, |round_trip| {
+            let floor = PATIENCE_MIN.min(self.config.probe_timeout);
+            (round_trip * PATIENCE_ROUND_TRIPS).clamp(floor, self.config.probe_timeout)
+        });
+        self.timers
+            .set(Timer::Probe, now + patience * (self.awareness + 1));
+        self.ping(target, sequence);
+    }
+
+    fn next_target(&mut self) -> Option<u64> {
+        self.turn = self.turn.wrapping_add(1);
+        let neighbours = self.sentinels.len();
+        if self.turn.is_multiple_of(2) && neighbours > 0 {
+            return Some(self.sentinels[self.turn / 2 % neighbours]);
+        }
+        self.members.next_to_probe(&mut self.rng)
+    }
+
+    fn ping(&mut self, target: u64, sequence: u64) {
+        let Some(member) = self.members.find(target) else {
+            return;
+        };
+        let (route, start) = (Route::Datagram(member.address), member.start(target));
+        let digest = self.items.digest();
+        let accuse = member.to_accuse(target).map(Message::Accuse);
+        let mut messages = vec![Message::Ping {
+            sequence,
+            target: start,
+            digest,
+        }];
+        messages.extend(accuse);
+        self.transmit_filled(route, &messages);
+    }
+
+    fn ask_helpers(&mut self, now: Instant, mut probe: Probe) {
+        let Some(target) = self
+            .members
+            .find(probe.target)
+            .filter(|target| target.is_present())
+        else {
+            self.start_probe(now);
+            return;
+        };
+        let (address, start) = (target.address, target.start(probe.target));
+        probe.helpers = self.request_pings(probe.target, probe.sequence, false);
+        probe.silent_helpers = probe.helpers;
+        probe.stage = Stage::Indirect;
+        // The helpers have as long as the first ping may have had at most.
+        let end = now + self.config.probe_timeout.mul_f32(0.8) * (self.awareness + 1);
+        self.timers.set(Timer::Probe, end);
+        // TCP gets through where datagrams are lost, and tells a dead process from a dead host.
+        let digest = self.items.digest();
+        let ping = Message::Ping {
+            sequence: probe.sequence,
+            target: start,
+            digest,
+        };
+        let knock = self.frame(&[ping]);
+        self.transmit(Route::Link(address), knock);
+        self.probe = Some(probe);
+    }
+
+    /// Asks others whether they are refused as well.
+    fn ask_witnesses(&mut self, target: u64) {
+        let sequence = self.next_sequence();
+        self.request_pings(target, sequence, true);
+    }
+
+    fn request_pings(&mut self, target: u64, sequence: u64, refused: bool) -> u32 {
+        let count = self.config.indirect_probes;
+        let alive = |id: u64, member: &Member| id != target && member.state == MemberState::Alive;
+        let helpers = self.members.sample(count, &mut self.rng, alive);
+        let request = Message::PingRequest {
+            sequence,
+            target,
+            refused,
+        };
+        for helper in &helpers {
+            if let Some(address) = self.members.find(*helper).map(|helper| helper.address) {
+                self.transmit_filled(Route::Datagram(address), std::slice::from_ref(&request));
+            }
+        }
+        // A handful.
+        helpers.len() as u32
+    }
+
+    fn fail_probe(&mut self, now: Instant, probe: &Probe) {
+        // Helpers that sent not even a nack speak against this member (Lifeguard section 3.1).
+        let penalty = if probe.helpers == 0 {
+            1
+        } else {
+            probe.silent_helpers
+        };
+        self.awareness = (self.awareness + penalty).min(AWARENESS_MAX);
+        self.accuse(now, probe.target, false);
+    }
+
+    /// Accuses a member by what this member has seen itself.
+    fn accuse(&mut self, now: Instant, id: u64, refused: bool) {
+        let Some(member) = self.members.find(id).filter(|member| member.is_present()) else {
+            return;
+        };
+        let incarnation = member.incarnation;
+        if member.state == MemberState::Alive {
+            self.stats.suspicions += 1;
+        }
+        self.suspect(now, id, incarnation, [(self.me, refused)]);
+    }
+
+    /// A frame with these messages first and as many broadcasts as fit behind them.
+    pub(super) fn transmit_filled(&mut self, route: Route, messages: &[Message]) {
+        let mut frame = self.frame(messages);
+        self.fill(&mut frame);
+        self.transmit(route, frame);
+    }
+}

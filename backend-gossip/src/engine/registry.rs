@@ -1,0 +1,148 @@
+//! The replicated registry: records by owner, and what is offered under each key.
+//!
+//! Only the owner edits its records. Each carries the owner's version at its last change; the
+//! greater version wins, tombstones included. Records at or below the owner's *floor* are void: an
+//! owner that prunes old tombstones first gives its live records new versions, then raises the
+//! floor, so that whoever was away for longer than tombstones are kept can't bring anything back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tidings_api::{Instance, InstanceId, InstanceKey, Selector, ServiceName};
+
+use crate::wire::content::Content;
+
+/// A record as it is kept; owner and key stand in the maps around it.
+#[derive(Clone, Debug)]
+pub(super) struct Stored {
+    pub(super) version: u64,
+    /// `None` in a tombstone.
+    pub(super) content: Option<Content>,
+    /// When it was stored.
+    pub(super) since: Instant,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Registry {
+    owners: BTreeMap<u64, BTreeMap<InstanceKey, Stored>>,
+    offers: BTreeMap<ServiceName, BTreeMap<InstanceId, Vec<Offer>>>,
+}
+
+/// What one owner offers under a key.
+#[derive(Clone, Debug)]
+pub(super) struct Offer {
+    pub(super) owner: u64,
+    pub(super) instance: Arc<Instance>,
+}
+
+impl Registry {
+    /// One record.
+    pub(super) fn find(&self, owner: u64, key: &InstanceKey) -> Option<&Stored> {
+        self.owners.get(&owner)?.get(key)
+    }
+
+    /// All records of an owner, by key.
+    pub(super) fn of(&self, owner: u64) -> impl Iterator<Item = (&InstanceKey, &Stored)> {
+        self.owners.get(&owner).into_iter().flatten()
+    }
+
+    /// Number of records of an owner.
+    pub(super) fn count(&self, owner: u64) -> usize {
+        self.owners.get(&owner).map_or(0, BTreeMap::len)
+    }
+
+    /// All owners that have records.
+    pub(super) fn owners(&self) -> impl Iterator<Item = u64> {
+        self.owners.keys().copied()
+    }
+
+    /// Stores a record, whatever was there.
+    pub(super) fn put(&mut self, owner: u64, key: &InstanceKey, stored: Stored) {
+        self.withdraw(owner, key);
+        if let Some(content) = &stored.content {
+            let offers = self.offers.entry(key.service().clone()).or_default();
+            let instance = content.instance.clone();
+            offers
+                .entry(key.id().clone())
+                .or_default()
+                .push(Offer { owner, instance });
+        }
+        self.owners
+            .entry(owner)
+            .or_default()
+            .insert(key.clone(), stored);
+    }
+
+    /// Forgets a record.
+    pub(super) fn remove(&mut self, owner: u64, key: &InstanceKey) -> Option<Stored> {
+        let records = self.owners.get_mut(&owner)?;
+        let removed = records.remove(key);
+        if records.is_empty() {
+            self.owners.remove(&owner);
+        }
+        self.withdraw(owner, key);
+        removed
+    }
+
+    /// Everything offered under a key.
+    pub(super) fn offers(&self, key: &InstanceKey) -> &[Offer] {
+        let offers = self
+            .offers
+            .get(key.service())
+            .and_then(|ids| ids.get(key.id()));
+        offers.map_or(&[], Vec::as_slice)
+    }
+
+    /// The selected instances, by key: of those whose owner is shown, the newest under each key.
+    pub(super) fn select(
+        &self,
+        selector: &Selector,
+        shown: impl Fn(u64) -> bool,
+    ) -> Vec<Arc<Instance>> {
+        let newest = |offers: &Vec<Offer>| {
+            let shown = offers.iter().filter(|offer| shown(offer.owner));
+            shown
+                .max_by_key(|offer| offer.rank())
+                .map(|offer| offer.instance.clone())
+        };
+        match selector {
+            Selector::Service(service) => {
+                let ids = self.offers.get(service);
+                ids.into_iter()
+                    .flat_map(BTreeMap::values)
+                    .filter_map(newest)
+                    .collect()
+            }
+            Selector::All => self
+                .offers
+                .values()
+                .flat_map(BTreeMap::values)
+                .filter_map(newest)
+                .collect(),
+        }
+    }
+
+    fn withdraw(&mut self, owner: u64, key: &InstanceKey) {
+        let Some(ids) = self.offers.get_mut(key.service()) else {
+            return;
+        };
+        if let Some(offers) = ids.get_mut(key.id()) {
+            offers.retain(|offer| offer.owner != owner);
+            if offers.is_empty() {
+                ids.remove(key.id());
+            }
+        }
+        if ids.is_empty() {
+            self.offers.remove(key.service());
+        }
+    }
+}
+
+impl Offer {
+    /// Which of two owners of one key wins: the newer generation, and between equal ones the
+    /// greater id, so that everybody decides alike (REG-5).
+    pub(super) fn rank(&self) -> (u64, u64) {
+        (self.instance.generation().number(), self.owner)
+    }
+}

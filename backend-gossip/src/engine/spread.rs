@@ -1,0 +1,244 @@
+//! How changes travel: pushed at once to a few members, each of which forwards what is new to it;
+//! then gossiped in rounds and on the back of pings until they were sent often enough. Sync repairs
+//! the rest.
+
+use std::time::{Duration, Instant};
+
+use super::items::ItemKey;
+use super::member::MemberState;
+use super::timer::Timer;
+use super::{Engine, Route};
+use crate::wire::HEADER_BYTES;
+use crate::wire::Message;
+use crate::wire::limits::LINK_FRAME_BYTES_TARGET;
+
+/// Frames a member pushes a second, at most: beyond that changes wait and share frames. Keeps a
+/// storm from becoming a flood; what it delays, gossip and sync carry as well.
+const PUSH_FRAMES_PER_SECOND: u32 = 1_000;
+
+/// Frames that may go at once after a quiet time.
+const PUSH_FRAMES_BURST: i64 = 200;
+
+/// Space in a datagram below which no broadcast is tried.
+const SPACE_WORTH_FILLING: usize = 24;
+
+/// What may be pushed; goes into debt by one round and waits until it is paid.
+#[derive(Debug)]
+pub(super) struct Budget {
+    frames: i64,
+    refilled: Instant,
+}
+
+impl Budget {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            frames: PUSH_FRAMES_BURST,
+            refilled: now,
+        }
+    }
+
+    /// Refills, and answers when something may be pushed.
+    fn ready(&mut self, now: Instant) -> Instant {
+        let per_frame = Duration::from_secs(1) / PUSH_FRAMES_PER_SECOND;
+        let earned =
+            now.saturating_duration_since(self.refilled).as_micros() / per_frame.as_micros();
+        let earned = u32::try_from(earned).unwrap_or(u32::MAX);
+        self.refilled += per_frame * earned;
+        self.frames = self
+            .frames
+            .saturating_add(earned.into())
+            .min(PUSH_FRAMES_BURST);
+        if self.frames > 0 {
+            return now;
+        }
+        // Bounded by one round's debt.
+        now + per_frame * u32::try_from(1 - self.frames).unwrap_or(u32::MAX)
+    }
+
+    fn spend(&mut self, frames: usize) {
+        self.frames = self
+            .frames
+            .saturating_sub(i64::try_from(frames).unwrap_or(i64::MAX));
+    }
+}
+
+impl Engine {
+    /// Spreads an item in its newest form.
+    pub(super) fn spread(&mut self, now: Instant, key: ItemKey) {
+        if self.members.others().is_empty() {
+            // Whoever joins gets everything by sync.
+            return;
+        }
+        self.fresh.insert(key.clone());
+        self.broadcasts.add(key);
+        self.stats.broadcasts_max = self.stats.broadcasts_max.max(self.broadcasts.len());
+        // At once after a quiet time; otherwise in company with what else comes up.
+        let at = self
+            .pushed
+            .map_or(now, |pushed| now.max(pushed + self.config.push_delay));
+        self.timers.set_if_unset(Timer::Push, at);
+        self.timers
+            .set_if_unset(Timer::Gossip, now + self.config.gossip_interval);
+    }
+
+    /// Sends what is fresh to a few members.
+    pub(super) fn push(&mut self, now: Instant) {
+        let ready = self.budget.ready(now);
+        if ready > now {
+            self.timers.set(Timer::Push, ready);
+            return;
+        }
+        self.pushed = Some(now);
+        let fresh = std::mem::take(&mut self.fresh);
+        let alive = |_, member: &super::Member| member.state == MemberState::Alive;
+        let targets = self
+            .members
+            .sample(self.config.push_fanout, &mut self.rng, alive);
+        if targets.is_empty() {
+            return;
+        }
+        let (datagrams, links) = self.pack(&fresh);
+        self.budget
+            .spend((datagrams.len() + links.len()) * targets.len());
+        for target in &targets {
+            let Some(address) = self.members.find(*target).map(|member| member.address) else {
+                continue;
+            };
+            for frame in &datagrams {
+                self.transmit(Route::Datagram(address), frame.clone());
+            }
+            for frame in &links {
+                self.transmit(Route::Link(address), frame.clone());
+            }
+        }
+        let (times, limit) = (
+            u32::try_from(targets.len()).unwrap_or(u32::MAX),
+            self.transmit_limit(),
+        );
+        for key in &fresh {
+            self.broadcasts.sent(key, times, limit);
+        }
+    }
+
+    /// One round of what is queued.
+    pub(super) fn gossip(&mut self, now: Instant) {
+        let targets = self
+            .members
+            .sample(self.config.gossip_fanout, &mut self.rng, |_, _| true);
+        for target in targets {
+            let Some(address) = self.members.find(target).map(|member| member.address) else {
+                continue;
+            };
+            let mut frame = self.frame(&[]);
+            if self.fill(&mut frame) > 0 {
+                self.transmit(Route::Datagram(address), frame);
+            }
+        }
+        if !self.broadcasts.is_empty() && !self.members.others().is_empty() {
+            self.timers
+                .set(Timer::Gossip, now + self.config.gossip_interval);
+        }
+    }
+
+    /// Fills a datagram with queued broadcasts; answers how many went in.
+    pub(super) fn fill(&mut self, frame: &mut Vec<u8>) -> usize {
+        let space = self.config.datagram_bytes;
+        let (mut sent, mut too_large) = (Vec::new(), Vec::new());
+        for key in self.broadcasts.iter() {
+            if frame.len() + SPACE_WORTH_FILLING > space {
+                break;
+            }
+            let bytes = self.encode_item(key);
+            if bytes.is_empty() || bytes.len() + HEADER_BYTES > space {
+                // Gone, or pushed over links already and repaired by sync.
+                too_large.push(key.clone());
+            } else if frame.len() + bytes.len() <= space {
+                frame.extend_from_slice(&bytes);
+                sent.push(key.clone());
+            }
+        }
+        for key in too_large {
+            self.broadcasts.remove(&key);
+        }
+        let limit = self.transmit_limit();
+        for key in &sent {
+            self.broadcasts.sent(key, 1, limit);
+        }
+        sent.len()
+    }
+
+    /// An item as messages; empty where it is gone.
+    pub(super) fn encode_item(&self, key: &ItemKey) -> Vec<u8> {
+        match key {
+            ItemKey::Member(id) => {
+                let Some(member) = self.members.find(*id) else {
+                    return Vec::new();
+                };
+                let message = match member.to_accuse(*id) {
+                    Some(accuse) => Message::Accuse(accuse),
+                    None => Message::Alive(member.to_alive()),
+                };
+                message.to_bytes()
+            }
+            ItemKey::Record(owner, key) => self.encode_record(*owner, key),
+        }
+    }
+
+    /// A record as a message; empty where it is gone.
+    pub(super) fn encode_record(&self, owner: u64, key: &tidings_api::InstanceKey) -> Vec<u8> {
+        let (Some(member), Some(stored)) =
+            (self.members.find(owner), self.registry.find(owner, key))
+        else {
+            return Vec::new();
+        };
+        Message::Record(crate::wire::message::Record {
+            owner,
+            generation: member.generation,
+            version: stored.version,
+            key: key.clone(),
+            content: stored.content.clone(),
+        })
+        .to_bytes()
+    }
+
+    /// How often a broadcast is sent: a multiple of log10 of the cluster size.
+    fn transmit_limit(&self) -> u32 {
+        // A count: exact in f64, and its logarithm small.
+        let members = self.members.others().len() as f64 + 2.0;
+        self.config.retransmit_multiplier * members.log10().ceil() as u32
+    }
+
+    /// Items packed into as few frames as they need: datagrams, and link frames for those that fit
+    /// no datagram.
+    fn pack<'a>(
+        &self,
+        keys: impl IntoIterator<Item = &'a ItemKey>,
+    ) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+        let (mut datagrams, mut links) = (Vec::new(), Vec::new());
+        for key in keys {
+            let bytes = self.encode_item(key);
+            if bytes.is_empty() {
+                continue;
+            }
+            let (frames, limit) = if bytes.len() + HEADER_BYTES <= self.config.datagram_bytes {
+                (&mut datagrams, self.config.datagram_bytes)
+            } else {
+                (&mut links, LINK_FRAME_BYTES_TARGET)
+            };
+            self.append(frames, &bytes, limit);
+        }
+        (datagrams, links)
+    }
+
+    /// Appends messages to the last frame, or to a new one where it would grow beyond `limit`.
+    pub(super) fn append(&self, frames: &mut Vec<Vec<u8>>, bytes: &[u8], limit: usize) {
+        match frames.last_mut() {
+            Some(frame) if frame.len() + bytes.len() <= limit => frame.extend_from_slice(bytes),
+            Some(_) | None => {
+                let mut frame = self.frame(&[]);
+                frame.extend_from_slice(bytes);
+                frames.push(frame);
+            }
+        }
+    }
+}

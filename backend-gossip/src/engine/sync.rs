@@ -1,0 +1,214 @@
+//! Anti-entropy: two members find out where they differ and exchange just that.
+//!
+//! Range-based set reconciliation over the item index: digests of ranges are compared, ranges that
+//! differ are split until they are small enough to list, listed items are compared by stamp, and
+//! each side sends what is newer on it. Every message is answered from the tables alone, so a link
+//! that breaks in the middle leaves nothing behind.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::items::ItemKey;
+use super::member::MemberState;
+use super::timer::Timer;
+use super::{Engine, Route};
+use crate::wire::Message;
+use crate::wire::limits::LINK_FRAME_BYTES_TARGET;
+use crate::wire::message::{RangeDigest, Stamp};
+
+/// A difference that is younger than this is most likely a change on its way.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// Ranges with at most this many items are listed instead of split: about a kilobyte.
+const LEAF_ITEMS: u64 = 32;
+
+/// Parts a range is split into.
+const SPLIT: u64 = 16;
+
+/// What one frame is answered with.
+#[derive(Debug, Default)]
+pub(super) struct Answer {
+    /// Whether the frame belonged to a sync.
+    engaged: bool,
+    asks: Vec<Message>,
+    items: Vec<ItemKey>,
+}
+
+impl Engine {
+    /// A member's digest has arrived: where it differs, and still does after a while, sync.
+    pub(super) fn compare_digest(&mut self, now: Instant, member: u64, digest: u64) {
+        if digest == self.items.digest() {
+            self.timers.cancel(Timer::Sync);
+            self.joined(now);
+        } else if let Some(address) = self.members.find(member).map(|member| member.address) {
+            self.sync_with = Some(address);
+            self.timers.set_if_unset(Timer::Sync, now + SETTLE);
+        }
+    }
+
+    /// Syncs with the member whose digest differed.
+    pub(super) fn sync(&mut self) {
+        if let Some(address) = self.sync_with.take() {
+            self.start_sync(address);
+        }
+    }
+
+    /// Opens a sync: this member's word about itself, and the digest of everything.
+    pub(super) fn start_sync(&mut self, address: SocketAddr) {
+        self.stats.syncs += 1;
+        let alive = Message::Alive(self.members.me().to_alive());
+        let all = self.items.range_digest(0, u64::MAX);
+        let frame = self.frame(&[alive, Message::Sync(vec![all])]);
+        self.transmit(Route::Link(address), frame);
+    }
+
+    pub(super) fn handle_sync(&self, ranges: &[RangeDigest], answer: &mut Answer) {
+        answer.engaged = true;
+        let mut split = Vec::new();
+        for theirs in ranges {
+            let (first, last) = (theirs.first, theirs.last);
+            let ours = self.items.range_digest(first, last);
+            if first > last || (ours.digest, ours.count) == (theirs.digest, theirs.count) {
+                continue;
+            }
+            if theirs.count == 0 {
+                answer.items.extend(
+                    self.items
+                        .range(first..=last)
+                        .map(|(_, key, _)| key.clone()),
+                );
+            } else if ours.count <= LEAF_ITEMS {
+                let items = self.items.range(first..=last);
+                let entries = items
+                    .map(|(position, _, stamp)| (position, stamp))
+                    .collect();
+                answer.asks.push(Message::Have {
+                    first,
+                    last,
+                    entries,
+                });
+            } else {
+                let parts = split_range(first, last);
+                split.extend(parts.map(|(first, last)| self.items.range_digest(first, last)));
+            }
+        }
+        if !split.is_empty() {
+            answer.asks.push(Message::Sync(split));
+        }
+    }
+
+    pub(super) fn handle_have(
+        &self,
+        first: u64,
+        last: u64,
+        entries: &[(u64, Stamp)],
+        answer: &mut Answer,
+    ) {
+        answer.engaged = true;
+        let theirs: BTreeMap<u64, Stamp> = entries.iter().copied().collect();
+        let only_ours = self
+            .items
+            .range(first..=last)
+            .filter(|(position, ..)| !theirs.contains_key(position));
+        answer
+            .items
+            .extend(only_ours.map(|(_, key, _)| key.clone()));
+        let mut want = Vec::new();
+        for (position, stamp) in &theirs {
+            match self.items.at(*position) {
+                Some((key, ours)) if ours > *stamp => answer.items.push(key.clone()),
+                Some((_, ours)) if ours == *stamp => {}
+                Some(_) | None => want.push(*position),
+            }
+        }
+        if !want.is_empty() {
+            answer.asks.push(Message::Want(want));
+        }
+    }
+
+    pub(super) fn handle_want(&self, positions: &[u64], answer: &mut Answer) {
+        answer.engaged = true;
+        let items = positions
+            .iter()
+            .filter_map(|position| self.items.at(*position));
+        answer.items.extend(items.map(|(key, _)| key.clone()));
+    }
+
+    /// Another member has told all it knows: this one has joined.
+    pub(super) fn handle_sync_done(&mut self, now: Instant) {
+        self.joined(now);
+    }
+
+    /// Sends what a frame is answered with, in frames of a bounded size.
+    pub(super) fn answer(&mut self, route: Route, answer: Answer) {
+        if !answer.engaged {
+            return;
+        }
+        let Answer {
+            mut asks,
+            mut items,
+            ..
+        } = answer;
+        if asks.is_empty() {
+            asks.push(Message::SyncDone {
+                digest: self.items.digest(),
+            });
+        }
+        // Members before records, so that no record comes before its owner; questions and the end
+        // after the items.
+        items.sort_unstable();
+        items.dedup();
+        let mut frames = Vec::new();
+        for key in &items {
+            let bytes = self.encode_whole(key);
+            self.append(&mut frames, &bytes, LINK_FRAME_BYTES_TARGET);
+        }
+        for ask in asks {
+            self.append(&mut frames, &ask.to_bytes(), LINK_FRAME_BYTES_TARGET);
+        }
+        for frame in frames {
+            self.transmit(route, frame);
+        }
+    }
+
+    /// An item with all that is known of it: of a member also who it is, for those who know only an
+    /// older start.
+    fn encode_whole(&self, key: &ItemKey) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        if let ItemKey::Member(id) = key
+            && let Some(member) = self.members.find(*id)
+            && member.state != MemberState::Alive
+        {
+            Message::Alive(member.to_alive()).encode(&mut bytes);
+        }
+        bytes.extend_from_slice(&self.encode_item(key));
+        bytes
+    }
+}
+
+/// A range in up to `SPLIT` parts of equal width.
+fn split_range(first: u64, last: u64) -> impl Iterator<Item = (u64, u64)> {
+    let width = (last - first) / SPLIT + 1;
+    (0..SPLIT).map_while(move |part| {
+        let start = first.checked_add(part.checked_mul(width)?)?;
+        (start <= last).then(|| (start, start.saturating_add(width - 1).min(last)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_of_a_range_cover_it_without_overlap() {
+        for (first, last) in [(0, u64::MAX), (5, 5), (10, 12), (u64::MAX - 3, u64::MAX)] {
+            let parts: Vec<_> = split_range(first, last).collect();
+            assert_eq!((parts[0].0, parts.last().unwrap().1), (first, last));
+            assert!(
+                parts.windows(2).all(|pair| pair[0].1 + 1 == pair[1].0),
+                "{parts:?}"
+            );
+        }
+    }
+}

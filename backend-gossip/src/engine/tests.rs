@@ -1,0 +1,248 @@
+//! Two and three engines on a perfect network: the plain course of things. Everything that goes
+//! wrong is the simulator's.
+
+use super::*;
+
+/// Engines that hear each other at once, on a clock of their own.
+struct Cluster {
+    now: Instant,
+    engines: Vec<Engine>,
+    events: Vec<Vec<Event>>,
+    /// Engines whose process is gone: datagrams vanish, links are refused.
+    killed: BTreeSet<usize>,
+}
+
+fn address(at: usize) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 1], 1000 + u16::try_from(at).unwrap()))
+}
+
+impl Cluster {
+    fn new(count: usize) -> Self {
+        let now = Instant::now();
+        let engine = |at: usize| {
+            let identity = Identity {
+                name: format!("m{at}").into(),
+                generation: Generation::new(100),
+                address: address(at),
+            };
+            Engine::new(now, identity, EngineConfig::default(), at as u64)
+        };
+        let engines: Vec<_> = (0..count).map(engine).collect();
+        let events = vec![Vec::new(); count];
+        let mut cluster = Self {
+            now,
+            engines,
+            events,
+            killed: BTreeSet::new(),
+        };
+        for at in 0..count {
+            cluster.engines[at].handle_seeds(now, &[address(0)]);
+        }
+        cluster.run(Duration::from_millis(100));
+        cluster
+    }
+
+    fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        loop {
+            self.deliver();
+            let due = (0..self.engines.len())
+                .filter(|at| !self.killed.contains(at))
+                .filter_map(|at| Some((self.engines[at].poll_timeout()?, at)))
+                .min();
+            match due {
+                Some((due, at)) if due <= end => {
+                    self.now = self.now.max(due);
+                    self.engines[at].handle_timeout(self.now);
+                }
+                _ => break,
+            }
+        }
+        self.now = end;
+    }
+
+    /// Links are named by the pair of their ends.
+    fn deliver(&mut self) {
+        let count = self.engines.len();
+        loop {
+            let mut quiet = true;
+            for from in 0..count {
+                while let Some(event) = self.engines[from].poll_event() {
+                    self.events[from].push(event);
+                }
+                if self.killed.contains(&from) {
+                    continue;
+                }
+                while let Some(Transmit { route, frame }) = self.engines[from].poll_transmit() {
+                    quiet = false;
+                    let to = match route {
+                        Route::Datagram(to) | Route::Link(to) => usize::from(to.port()) - 1000,
+                        Route::Reply(LinkId(pair)) => usize::try_from(pair).unwrap() % count,
+                    };
+                    let now = self.now;
+                    match route {
+                        Route::Link(to)
+                            if self.killed.contains(&(usize::from(to.port()) - 1000)) =>
+                        {
+                            self.engines[from].handle_link_failure(now, to, LinkFailure::Refused);
+                        }
+                        _ if self.killed.contains(&to) => {}
+                        Route::Datagram(_) => {
+                            self.engines[to].handle_datagram(now, address(from), &frame);
+                        }
+                        Route::Link(_) | Route::Reply(_) => {
+                            let link = LinkId((to * count + from) as u64);
+                            self.engines[to].handle_link(now, link, &frame);
+                        }
+                    }
+                }
+            }
+            if quiet {
+                break;
+            }
+        }
+    }
+
+    fn seen(&self, at: usize) -> Vec<String> {
+        let view = self.engines[at].view(&Selector::All);
+        view.iter()
+            .map(|instance| instance.key().to_string())
+            .collect()
+    }
+
+    fn register(&mut self, at: usize, service: &str, id: &str) -> InstanceKey {
+        let instance = Instance::new(service, "10.0.0.9:80")
+            .unwrap()
+            .with_id(id)
+            .unwrap();
+        self.engines[at].register(self.now, instance).unwrap()
+    }
+}
+
+fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+#[test]
+fn members_join_and_see_what_the_others_offer() {
+    let mut cluster = Cluster::new(3);
+    cluster.register(0, "web", "a");
+    cluster.register(2, "web", "c");
+    cluster.run(Duration::from_millis(10));
+    for at in 0..3 {
+        assert_eq!(cluster.seen(at), ["web/a", "web/c"], "at {at}");
+        assert!(cluster.engines[at].freshness().is_live());
+        assert_eq!(cluster.engines[at].digest(), cluster.engines[0].digest());
+        assert!(cluster.events[at].contains(&Event::Joined));
+    }
+}
+
+#[test]
+fn a_late_joiner_gets_everything() {
+    let mut late = Cluster::new(3);
+    // Starts anew after the registrations.
+    late.engines[2] = Engine::new(
+        late.now,
+        Identity {
+            generation: Generation::new(200),
+            ..late.engines[2].identity().clone()
+        },
+        EngineConfig::default(),
+        9,
+    );
+    for id in 0..500 {
+        late.register(0, "web", &format!("i{id}"));
+    }
+    late.run(seconds(2));
+    late.engines[2].handle_seeds(late.now, &[address(0)]);
+    late.run(Duration::from_millis(50));
+    assert_eq!(late.seen(2).len(), 500);
+    assert_eq!(late.engines[2].digest(), late.engines[0].digest());
+}
+
+#[test]
+fn deregistering_and_leaving_are_seen_at_once() {
+    let mut cluster = Cluster::new(3);
+    let key = cluster.register(0, "web", "a");
+    cluster.register(1, "web", "b");
+    cluster.run(Duration::from_millis(10));
+    assert_eq!(
+        cluster.engines[0].deregister(cluster.now, &key),
+        Removal::Removed
+    );
+    assert_eq!(
+        cluster.engines[0].deregister(cluster.now, &key),
+        Removal::Absent
+    );
+    cluster.run(Duration::from_millis(10));
+    assert_eq!(cluster.seen(2), ["web/b"]);
+    let now = cluster.now;
+    cluster.engines[1].leave(now);
+    cluster.run(Duration::from_millis(10));
+    assert!(cluster.events[1].contains(&Event::Left));
+    assert!(cluster.seen(0).is_empty() && cluster.seen(2).is_empty());
+}
+
+#[test]
+fn a_killed_member_is_gone_as_soon_as_two_were_refused() {
+    let mut cluster = Cluster::new(4);
+    cluster.register(3, "web", "d");
+    cluster.run(seconds(3));
+    cluster.killed.insert(3);
+    let mut waited = Duration::ZERO;
+    while (0..3).any(|at| !cluster.seen(at).is_empty()) {
+        cluster.run(Duration::from_millis(10));
+        waited += Duration::from_millis(10);
+        assert!(waited < seconds(4), "still seen after {waited:?}");
+    }
+    assert!(cluster.engines[0].freshness().is_live());
+}
+
+#[test]
+fn of_two_owners_the_newer_wins_and_the_older_learns_it() {
+    let mut cluster = Cluster::new(3);
+    let key = cluster.register(0, "web", "a");
+    cluster.run(seconds(1));
+    cluster.register(1, "web", "a");
+    cluster.run(seconds(1));
+    assert!(cluster.events[0].contains(&Event::Superseded(key.clone())));
+    let newest = cluster.engines[1].view(&Selector::All);
+    for at in 0..3 {
+        assert_eq!(cluster.engines[at].view(&Selector::All), newest);
+    }
+    let now = cluster.now;
+    let error = cluster.engines[0]
+        .health(now, &key, Health::draining())
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotOwned);
+    cluster.register(0, "web", "a");
+    cluster.run(seconds(1));
+    assert!(cluster.events[1].contains(&Event::Superseded(key)));
+    assert_eq!(cluster.seen(2), ["web/a"]);
+}
+
+#[test]
+fn two_processes_of_one_name_both_stay_visible() {
+    let mut cluster = Cluster::new(3);
+    cluster.register(1, "web", "a");
+    cluster.run(seconds(1));
+    let name = cluster.engines[1].identity().name.clone();
+    let twin = Identity {
+        name,
+        generation: Generation::new(300),
+        address: address(2),
+    };
+    cluster.engines[2] = Engine::new(cluster.now, twin, EngineConfig::default(), 7);
+    let now = cluster.now;
+    cluster.engines[2].handle_seeds(now, &[address(0)]);
+    cluster.register(2, "web", "b");
+    cluster.run(seconds(5));
+    assert!(
+        cluster.events[1]
+            .iter()
+            .any(|event| matches!(event, Event::NameTaken { .. }))
+    );
+    for at in 0..3 {
+        assert_eq!(cluster.seen(at), ["web/a", "web/b"], "at {at}");
+    }
+}

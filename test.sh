@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Runs every test of the workspace and closes with the test runner's summary.
+#
+# What it needs is a Rust toolchain (1.88 or later) and a C linker. On Debian, as root, it installs
+# what is missing and says so; elsewhere it says what is missing.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+say() { printf '== %s\n' "$*"; }
+fail() { printf 'test.sh: %s\n' "$*" >&2; exit 1; }
+
+can_install() { [ "$(id -u)" = 0 ] && [ -r /etc/debian_version ] && command -v apt-get >/dev/null; }
+
+command -v cargo >/dev/null ||
+    fail "cargo is not on the PATH: install Rust 1.88 or later, https://rust-lang.org/tools/install"
+
+if ! command -v cc >/dev/null; then
+    can_install || fail "no C linker (cc) is on the PATH: install gcc or clang"
+    say "installing a C linker: apt-get install gcc libc6-dev"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev
+fi
+
+say "documentation tests"
+cargo test --workspace --all-features --doc
+
+say "tests"
+exec cargo test --workspace --all-features --lib --bins --tests --examples --no-fail-fast "$@"
