@@ -64,8 +64,8 @@ pub(super) enum Reason {
     Asked { origin: Route, sequence: u64 },
     /// Others suspect it.
     Suspected,
-    /// A link to it could not be opened: its host says that nobody listens there.
-    Refused,
+    /// A link to it was closed from its side, or could not be opened.
+    Evidence,
 }
 
 /// How many direct pings are lost on members that turn out to be there, as this member sees it.
@@ -280,12 +280,12 @@ impl Engine {
             // Neither an answer to the ping nor a process behind the port: a witness.
             _ if check.refused => {
                 self.accuse(now, check.target, true);
-                if check.reason == Reason::Refused {
+                if check.reason == Reason::Evidence {
                     self.ask_witnesses(check.target);
                 }
             }
             Reason::Suspected => self.accuse(now, check.target, false),
-            Reason::Refused | Reason::Asked { .. } => {}
+            Reason::Evidence | Reason::Asked { .. } => {}
         }
     }
 
@@ -316,7 +316,15 @@ impl Engine {
                 .set(Timer::Check(*sequence), check.started + window);
         }
         if !checked {
-            self.check(now, id, Reason::Refused, CONTRADICTION_MAX, true);
+            self.check(now, id, Reason::Evidence, CONTRADICTION_MAX, true);
+        }
+    }
+
+    /// A link to a member was closed from its side. The kernel does that when the process ends, and
+    /// then refuses the next one.
+    pub(super) fn handle_closed(&mut self, now: Instant, id: u64) {
+        if !self.checks.values().any(|check| check.target == id) {
+            self.check(now, id, Reason::Evidence, CONTRADICTION_MAX, true);
         }
     }
 
