@@ -386,6 +386,8 @@ impl Engine {
 
     fn next_target(&mut self) -> Option<u64> {
         self.turn = !self.turn;
+        // The next one only: several predecessors that took turns would now and then all leave the
+        // same gap.
         let neighbour = self.sentinels.first().copied().filter(|_| self.turn);
         neighbour.or_else(|| self.members.next_to_probe(&mut self.rng))
     }
