@@ -204,7 +204,6 @@ impl Driver {
             *room -= 1;
             match event {
                 LinkEvent::Frame(link, frame) => self.engine.handle_link(now, link, &frame),
-                LinkEvent::Closed(to) => self.engine.handle_link_closed(now, to),
                 LinkEvent::Failed(to, failure) => {
                     debug!(%to, ?failure, "link failed");
                     self.engine.handle_link_failure(now, to, failure);
@@ -314,8 +313,8 @@ impl Driver {
                     let _ = joined.send(());
                 }
             }
-            Event::Sentinels(addresses) => self.links.keep(now, addresses),
             Event::SeedsWanted => self.seeds.resolve(),
+            Event::Sentinels(addresses) => self.links.keep(now, addresses),
             Event::Superseded(key) => {
                 info!(%key, "registration superseded by a newer owner");
                 self.board.superseded(key);

@@ -34,6 +34,12 @@ pub use publisher::{Feed, Publisher, Subscription};
 mod status;
 pub use status::{Bounds, Connection, Registration, Status};
 
+mod loss;
+pub use loss::LossPolicy;
+
+mod memory;
+pub use memory::{MemoryDiscovery, MemoryRegistry};
+
 mod host_port;
 pub use host_port::HostPort;
 

@@ -256,15 +256,6 @@ impl Members {
         present.map(|(id, _)| *id).take(count).collect()
     }
 
-    /// Makes a member the next to be probed.
-    pub(super) fn probe_soon(&mut self, id: u64) {
-        if let Some(at) = self.ring.iter().position(|other| *other == id)
-            && at >= self.next
-        {
-            self.ring.swap(at, self.next);
-        }
-    }
-
     /// Up to `count` others, drawn at random, that meet `condition`.
     pub(super) fn sample(
         &self,

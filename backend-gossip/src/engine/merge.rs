@@ -217,6 +217,7 @@ impl Engine {
     /// A member nobody here knew, or a new start of one.
     fn meet(&mut self, now: Instant, id: u64, alive: &Alive) {
         self.timers.cancel(Timer::Suspicion(id));
+        self.drop_probes_of(now, id);
         self.members.put(id, Member::new(now, alive), &mut self.rng);
         self.index_member(id);
         self.spread(now, ItemKey::Member(id));
@@ -241,6 +242,7 @@ impl Engine {
         });
         let Some(old) = old else { return };
         self.index_member(id);
+        self.drop_void_tombstones(id);
         if old.state != MemberState::Alive {
             self.report_member(id);
         }

@@ -126,8 +126,9 @@ pub enum Event {
     Freshness(Freshness),
     /// A seed has answered with all it knows, or there are no seeds to ask.
     Joined,
-    /// The members to keep a link open to, at these addresses, and no longer to those named before;
-    /// when one is closed from the other side, [`Engine::handle_link_closed`] wants to know.
+    /// The members to keep a link open to, at these addresses, and no longer to those named before.
+    /// When one ends it is opened again; where that fails, [`Engine::handle_link_failure`] wants to
+    /// know: so a killed process is noticed at once.
     Sentinels(Vec<SocketAddr>),
     /// The seeds should be resolved again and given to [`Engine::handle_seeds`].
     SeedsWanted,
@@ -316,15 +317,6 @@ impl Engine {
             && let Some(id) = self.members.at(to)
         {
             self.handle_refused(now, id);
-        }
-    }
-
-    /// The link to a member, which was open, was closed from its side.
-    pub fn handle_link_closed(&mut self, now: Instant, to: SocketAddr) {
-        if self.leave.is_none()
-            && let Some(id) = self.members.at(to)
-        {
-            self.handle_closed(now, id);
         }
     }
 
@@ -758,6 +750,17 @@ impl Engine {
             void.extend(below.map(|(key, _)| (owner, key.clone())));
         }
         for (owner, key) in void {
+            self.drop_record(owner, &key);
+        }
+    }
+
+    /// Drops the tombstones that an owner's floor has voided: unlike the live records below it they
+    /// need not wait for anything, and until they are gone the digests differ.
+    fn drop_void_tombstones(&mut self, owner: u64) {
+        let floor = self.members.find(owner).map_or(0, |member| member.floor);
+        let records = self.registry.of(owner);
+        let void = records.filter(|(_, s)| s.version <= floor && s.content.is_none());
+        for key in void.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
             self.drop_record(owner, &key);
         }
     }

@@ -24,8 +24,7 @@ const PATIENCE_ROUND_TRIPS: u32 = 5;
 /// Shortest patience with a direct ping: longer than a busy process takes to come to it.
 const PATIENCE_MIN: Duration = Duration::from_millis(100);
 
-/// Shortest and longest time in which a ping can contradict a refused connection. The refusal has
-/// crossed the same path and taken one round trip.
+/// Shortest and longest time in which an answer to a ping can contradict a refused connection.
 const CONTRADICTION_MIN: Duration = Duration::from_millis(20);
 const CONTRADICTION_MAX: Duration = Duration::from_millis(200);
 
@@ -55,6 +54,7 @@ pub(super) struct Check {
     reason: Reason,
     /// Whether the target's host says that nobody listens there.
     refused: bool,
+    started: Instant,
 }
 
 /// Why a check is made.
@@ -64,8 +64,8 @@ pub(super) enum Reason {
     Asked { origin: Route, sequence: u64 },
     /// Others suspect it.
     Suspected,
-    /// A link to it was closed from its side.
-    Closed,
+    /// A link to it could not be opened: its host says that nobody listens there.
+    Refused,
 }
 
 /// How many direct pings are lost on members that turn out to be there, as this member sees it.
@@ -202,18 +202,8 @@ impl Engine {
     ) {
         // Sooner than the asker's own deadline, so that the nack is in time.
         let window = self.config.probe_timeout.mul_f32(0.6);
-        let window = if refused {
-            self.contradiction(target).min(window)
-        } else {
-            window
-        };
-        if !self.check(
-            now,
-            target,
-            Reason::Asked { origin, sequence },
-            window,
-            refused,
-        ) {
+        let reason = Reason::Asked { origin, sequence };
+        if !self.check(now, target, reason, window, refused) {
             let nack = self.frame(&[Message::Nack { sequence }]);
             self.transmit(origin, nack);
         }
@@ -246,6 +236,7 @@ impl Engine {
                 target,
                 reason,
                 refused: false,
+                started: now,
             },
         );
         self.timers.set(Timer::Check(sequence), now + window);
@@ -289,13 +280,12 @@ impl Engine {
             // Neither an answer to the ping nor a process behind the port: a witness.
             _ if check.refused => {
                 self.accuse(now, check.target, true);
-                if check.reason == Reason::Closed {
+                if check.reason == Reason::Refused {
                     self.ask_witnesses(check.target);
                 }
             }
             Reason::Suspected => self.accuse(now, check.target, false),
-            Reason::Closed => self.members.probe_soon(check.target),
-            Reason::Asked { .. } => {}
+            Reason::Refused | Reason::Asked { .. } => {}
         }
     }
 
@@ -304,29 +294,46 @@ impl Engine {
     /// By itself that proves little (a firewall may say so as well). It counts once a ping of this
     /// member went unanswered too, and convicts once a second member has seen both.
     pub(super) fn handle_refused(&mut self, now: Instant, id: u64) {
-        let mut checked = false;
-        for check in self.checks.values_mut().filter(|check| check.target == id) {
-            check.refused = true;
-            checked = true;
-        }
-        let failing = self
-            .probe
-            .as_ref()
-            .is_some_and(|probe| probe.target == id && probe.stage == Stage::Indirect);
-        if failing {
+        let probing = self.probe.as_ref().filter(|probe| probe.target == id);
+        if probing.is_some_and(|probe| probe.stage == Stage::Indirect) {
             self.accuse(now, id, true);
             self.ask_witnesses(id);
-        } else if !checked {
-            self.check(now, id, Reason::Closed, self.contradiction(id), true);
+            return;
+        }
+        let mut checked = false;
+        for (sequence, check) in self
+            .checks
+            .iter_mut()
+            .filter(|(_, check)| check.target == id)
+        {
+            check.refused = true;
+            checked = true;
+            // The refusal has crossed the same path and taken one round trip: an answer to the ping
+            // would be here by now, or soon.
+            let round_trip = now.saturating_duration_since(check.started);
+            let window = (round_trip * 4).clamp(CONTRADICTION_MIN, CONTRADICTION_MAX);
+            self.timers
+                .set(Timer::Check(*sequence), check.started + window);
+        }
+        if !checked {
+            self.check(now, id, Reason::Refused, CONTRADICTION_MAX, true);
         }
     }
 
-    /// A link to a member was closed from its side: the kernel does that the moment a process ends.
-    pub(super) fn handle_closed(&mut self, now: Instant, id: u64) {
-        let checked = self.checks.values().any(|check| check.target == id);
-        if !checked {
-            self.check(now, id, Reason::Closed, self.contradiction(id), true);
+    /// Forgets what a member's former self didn't answer: it says nothing about the new one.
+    pub(super) fn drop_probes_of(&mut self, now: Instant, id: u64) {
+        if self.probe.as_ref().is_some_and(|probe| probe.target == id) {
+            self.probe = None;
+            self.timers.set(Timer::Probe, now);
         }
+        let timers = &mut self.timers;
+        self.checks.retain(|sequence, check| {
+            let of_another = check.target != id;
+            if !of_another {
+                timers.cancel(Timer::Check(*sequence));
+            }
+            of_another
+        });
     }
 
     /// Forgets what a pause has made meaningless: nothing was heard because nothing was read.
@@ -340,16 +347,6 @@ impl Engine {
         }
         self.awareness = (self.awareness + 1).min(AWARENESS_MAX);
         self.resume_contact(now);
-    }
-
-    /// How long a ping has to contradict a refused connection.
-    fn contradiction(&self, target: u64) -> Duration {
-        let round_trip = self
-            .members
-            .find(target)
-            .and_then(|member| member.round_trip);
-        let window = round_trip.map_or(CONTRADICTION_MAX, |round_trip| round_trip * 4);
-        window.clamp(CONTRADICTION_MIN, CONTRADICTION_MAX)
     }
 
     fn start_probe(&mut self, now: Instant) {

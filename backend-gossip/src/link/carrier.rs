@@ -27,8 +27,9 @@ const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 /// broken. Without it a lost host would swallow frames for a quarter of an hour.
 #[cfg(target_os = "linux")]
 const UNCONFIRMED_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes read at once: several small frames.
-const READ_BUFFER_BYTES: usize = 4096;
+/// Bytes read ahead: enough for the length of a frame, which then is read past the buffer. Most
+/// links are idle nearly always, and a member has several.
+const READ_BUFFER_BYTES: usize = 64;
 
 /// How the task of a link ended.
 #[derive(Debug)]

@@ -1,0 +1,23 @@
+//! The gossip engine in a simulated world: many engines, virtual time, and one seed that draws every
+//! fault.
+//!
+//! A run goes through chaos, in which a [`plan`] of faults is carried out, and calm, in which
+//! everybody has to agree and then keep every promise. [`checkers`] watch all of it. Start reading
+//! at [`run`]; [`world`] is what it runs in; [`sweep`] runs many seeds and says how to replay one.
+//! [`scenarios`] are runs written by hand, and [`selftest`] shows that each checker can fail.
+
+mod app;
+mod checkers;
+mod counters;
+mod faults;
+mod history;
+mod links;
+mod net;
+mod plan;
+mod process;
+mod run;
+mod scenarios;
+mod selftest;
+mod sweep;
+mod trace;
+mod world;
