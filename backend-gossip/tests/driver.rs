@@ -349,24 +349,6 @@ async fn who_is_cut_off_keeps_its_view_and_comes_back_without_a_flap() {
     }
 
     alone.faults().cut_off().await;
-    let t = Instant::now();
-    for _ in 0..400 {
-        let m: Vec<_> = alone
-            .members()
-            .await
-            .unwrap()
-            .iter()
-            .map(|m| (m.identity.name[..3].to_string(), m.state))
-            .collect();
-        println!(
-            "{:?} {:?} live {} n {}",
-            t.elapsed(),
-            m,
-            watch.view().is_live(),
-            watch.view().len()
-        );
-        sleep(Duration::from_millis(10)).await;
-    }
     let stale = timeout(
         alone.status().bounds().stale + LONG,
         watch.wait_until(|view| !view.is_live()),
