@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use tidings::{Freshness, Instance, Publisher, Selector, Subscription, Watch};
+use tidings_api::{Feed, Freshness, Instance, Publisher, Selector, Subscription, Watch};
 
 const INSTANCES: usize = 100;
 
@@ -20,7 +20,7 @@ fn instances() -> Vec<Arc<Instance>> {
 }
 
 /// `count` watches of one service, and the feed behind them.
-fn watches(count: usize) -> (Vec<Watch>, tidings::Feed) {
+fn watches(count: usize) -> (Vec<Watch>, Feed) {
     let publisher = Publisher::new();
     let web = || Selector::Service("web".parse().expect("a name"));
     let Ok(Subscription::First(first, feed)) = publisher.watch(web()) else {

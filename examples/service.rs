@@ -78,6 +78,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn print_difference(start: Instant, last: &View, view: &View) {
+    if view.is_live() != last.is_live() {
+        print(start, '!', &view.freshness().to_string());
+    }
     for change in view.since(last) {
         let instance = change.instance();
         let text = format!(
@@ -92,9 +95,6 @@ fn print_difference(start: Instant, last: &View, view: &View) {
             _ => '~',
         };
         print(start, mark, &text);
-    }
-    if view.is_live() != last.is_live() {
-        print(start, '!', &view.freshness().to_string());
     }
 }
 

@@ -9,29 +9,36 @@ use tidings::{Change, Changes, Discovery, DiscoveryExt};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 
 use crate::Outcome;
 use crate::service::{APPEARED, LEAVE, MODE, REGISTERED, SERVICE, VANISHED};
 
 /// How long any step may take before the demo gives up.
 const DEADLINE: Duration = Duration::from_secs(60);
-/// Who sees what the demo's own member sees.
-const DEMO: &str = "the demo";
+
+/// Who sees something: a process, by its id, so that one that came back isn't taken for the one
+/// that was killed.
+type Viewer = u32;
 
 /// Dropping it kills what still runs.
 pub(crate) struct Cluster {
     start: Instant,
     demo: GossipDiscovery,
-    services: BTreeMap<String, Child>,
-    /// By viewer and service: whether the view shows it, and since when.
-    seen: BTreeMap<(String, String), (bool, Instant)>,
+    services: BTreeMap<String, Service>,
+    /// By viewer and name: whether the view shows it, and since when.
+    seen: BTreeMap<(Viewer, String), (bool, Instant)>,
     reports: UnboundedReceiver<Report>,
     reporter: UnboundedSender<Report>,
 }
 
+struct Service {
+    process: Child,
+    id: Viewer,
+}
+
 struct Report {
-    viewer: String,
+    viewer: Viewer,
     at: Instant,
     what: What,
 }
@@ -67,25 +74,24 @@ impl Cluster {
             "gossip://127.0.0.1:0?join={}&name={name}",
             self.demo.local_addr()
         );
-        let mut child = Command::new(std::env::current_exe()?)
+        let mut process = Command::new(std::env::current_exe()?)
             .args([MODE, name, &url])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
-        let lines = child.stdout.take().ok_or("the service has no output")?;
-        tokio::spawn(report_lines(name.to_owned(), lines, self.reporter.clone()));
-        self.print(
-            name,
-            &format!("starts, pid {}", child.id().unwrap_or_default()),
-        );
-        self.services.insert(name.to_owned(), child);
+        let id = process.id().ok_or("the service ended at once")?;
+        let output = process.stdout.take().ok_or("the service has no output")?;
+        tokio::spawn(report_lines(id, output, self.reporter.clone()));
+        self.print(name, &format!("starts, process {id}"));
+        self.services
+            .insert(name.to_owned(), Service { process, id });
 
-        let registered = self.wait_for_registration(name).await?;
+        let registered = self.wait_for_registration(name, id).await?;
         let seen = self.wait_until_all_views(name, true).await?;
         self.judge(
             name,
-            "found by all",
+            "found in all",
             seen - registered,
             self.demo.status().bounds().visible,
         )
@@ -93,12 +99,11 @@ impl Cluster {
 
     /// Kills a service, and waits until nobody sees it.
     pub(crate) async fn kill(&mut self, name: &str) -> Outcome {
-        let mut child = self.services.remove(name).ok_or("no such service")?;
+        let mut service = self.services.remove(name).ok_or("no such service")?;
         let killed = Instant::now();
-        child.start_kill()?;
+        service.process.start_kill()?;
         self.print(name, "is killed (SIGKILL)");
         let gone = self.wait_until_all_views(name, false).await?;
-        child.wait().await?;
         self.judge(
             name,
             "gone from all",
@@ -109,9 +114,9 @@ impl Cluster {
 
     /// Asks a service to leave, and waits until nobody sees it.
     pub(crate) async fn ask_to_leave(&mut self, name: &str) -> Outcome {
-        let mut child = self.services.remove(name).ok_or("no such service")?;
+        let mut service = self.services.remove(name).ok_or("no such service")?;
         let asked = Instant::now();
-        order_to_leave(&mut child).await?;
+        service.order_to_leave().await?;
         self.print(name, "is asked to leave");
         let gone = self.wait_until_all_views(name, false).await?;
         self.judge(
@@ -120,24 +125,24 @@ impl Cluster {
             gone - asked,
             self.demo.status().bounds().removed,
         )?;
-        wait_for_exit(name, &mut child).await
+        service.wait_for_exit().await
     }
 
     /// Asks all that still run to leave.
     pub(crate) async fn end(mut self) -> Outcome {
-        for (name, mut child) in std::mem::take(&mut self.services) {
-            order_to_leave(&mut child).await?;
-            wait_for_exit(&name, &mut child).await?;
+        for mut service in std::mem::take(&mut self.services).into_values() {
+            service.order_to_leave().await?;
+            service.wait_for_exit().await?;
         }
         Ok(self.demo.close().await?)
     }
 
-    async fn wait_for_registration(&mut self, name: &str) -> Outcome<Instant> {
+    async fn wait_for_registration(&mut self, name: &str, id: Viewer) -> Outcome<Instant> {
         let deadline = Instant::now() + DEADLINE;
         loop {
             let report = self.next_report(deadline).await?;
             let report = report.ok_or_else(|| format!("{name} did not register"))?;
-            if report.viewer == name && matches!(report.what, What::Registered) {
+            if report.viewer == id && matches!(report.what, What::Registered) {
                 return Ok(report.at);
             }
         }
@@ -150,36 +155,37 @@ impl Cluster {
         loop {
             let lagging = self.lagging(name, present);
             if lagging.is_empty() {
-                let last = self.viewers().map(|viewer| self.view(viewer, name).1);
-                return Ok(last.max().unwrap_or(self.start));
+                let changed = self.viewers().map(|viewer| self.view(viewer, name).1);
+                return Ok(changed.max().unwrap_or(self.start));
             }
             if self.next_report(deadline).await?.is_none() {
-                let state = if present { "absent" } else { "present" };
-                return Err(format!("{name} is still {state}: {}", lagging.join(", ")).into());
+                let state = if present { "missing" } else { "present" };
+                return Err(format!("still {state}: {}", lagging.join(", ")).into());
             }
         }
     }
 
     fn lagging(&self, name: &str, present: bool) -> Vec<String> {
-        let views_of_it = self.viewers().map(|viewer| (viewer, name, present));
-        let its_view = self
-            .services
-            .keys()
-            .map(|other| (name, other.as_str(), true));
+        let views_of_it = self.viewers().map(|viewer| (viewer, name));
+        let its_view = self.services.get(name).into_iter().flat_map(|service| {
+            let others = self.services.keys();
+            others.map(|other| (service.id, other.as_str()))
+        });
         views_of_it
-            .chain(its_view.filter(|_| present))
-            .filter(|(viewer, name, expected)| self.view(viewer, name).0 != *expected)
-            .map(|(viewer, name, _)| format!("{name} in the view of {viewer}"))
+            .chain(its_view)
+            .filter(|(viewer, name)| self.view(*viewer, name).0 != present)
+            .map(|(viewer, name)| format!("{name} in the view of process {viewer}"))
             .collect()
     }
 
-    fn viewers(&self) -> impl Iterator<Item = &str> {
-        self.services.keys().map(String::as_str).chain([DEMO])
+    fn viewers(&self) -> impl Iterator<Item = Viewer> {
+        let services = self.services.values().map(|service| service.id);
+        services.chain([std::process::id()])
     }
 
-    fn view(&self, viewer: &str, name: &str) -> (bool, Instant) {
-        let pair = (viewer.to_owned(), name.to_owned());
-        *self.seen.get(&pair).unwrap_or(&(false, self.start))
+    fn view(&self, viewer: Viewer, name: &str) -> (bool, Instant) {
+        let seen = self.seen.get(&(viewer, name.to_owned()));
+        *seen.unwrap_or(&(false, self.start))
     }
 
     /// The next report, or `None` once the deadline is over.
@@ -189,19 +195,14 @@ impl Cluster {
         };
         let report = report.ok_or("nobody reports any more")?;
         let (name, present) = match &report.what {
-            What::Registered => return Ok(Some(report)),
-            What::Ended if self.services.contains_key(&report.viewer) => {
-                return Err(format!("{} ended by itself", report.viewer).into());
-            }
-            What::Ended => {
-                // It may come back, and then starts with an empty view.
-                self.seen.retain(|(viewer, _), _| *viewer != report.viewer);
-                return Ok(Some(report));
-            }
             What::Appeared(name) => (name, true),
             What::Vanished(name) => (name, false),
+            What::Ended if self.viewers().any(|viewer| viewer == report.viewer) => {
+                return Err(format!("process {} ended by itself", report.viewer).into());
+            }
+            What::Registered | What::Ended => return Ok(Some(report)),
         };
-        let pair = (report.viewer.clone(), name.clone());
+        let pair = (report.viewer, name.clone());
         self.seen.insert(pair, (present, report.at));
         Ok(Some(report))
     }
@@ -211,7 +212,7 @@ impl Cluster {
         self.print(
             name,
             &format!(
-                "{what} {views} views after {:>6.1} ms   (bound {:.1} s)",
+                "{what:<13} {views} views after {:>6.1} ms   (bound {:.1} s)",
                 took.as_secs_f64() * 1e3,
                 bound.as_secs_f64()
             ),
@@ -230,22 +231,28 @@ impl Cluster {
     }
 }
 
-async fn order_to_leave(child: &mut Child) -> Outcome {
-    let mut orders = child.stdin.take().ok_or("the service takes no orders")?;
-    orders.write_all(format!("{LEAVE}\n").as_bytes()).await?;
-    Ok(orders.flush().await?)
-}
-
-async fn wait_for_exit(name: &str, child: &mut Child) -> Outcome {
-    let status = timeout_at((Instant::now() + DEADLINE).into(), child.wait()).await;
-    let status = status.map_err(|_| format!("{name} does not end"))??;
-    if status.success() {
-        return Ok(());
+impl Service {
+    async fn order_to_leave(&mut self) -> Outcome {
+        let mut orders = self
+            .process
+            .stdin
+            .take()
+            .ok_or("the service takes no orders")?;
+        orders.write_all(format!("{LEAVE}\n").as_bytes()).await?;
+        Ok(orders.flush().await?)
     }
-    Err(format!("{name} ended with {status}").into())
+
+    async fn wait_for_exit(&mut self) -> Outcome {
+        let exited = timeout(DEADLINE, self.process.wait()).await;
+        let status = exited.map_err(|_| format!("process {} does not end", self.id))??;
+        if status.success() {
+            return Ok(());
+        }
+        Err(format!("process {} ended with {status}", self.id).into())
+    }
 }
 
-async fn report_lines(viewer: String, output: ChildStdout, reporter: UnboundedSender<Report>) {
+async fn report_lines(viewer: Viewer, output: ChildStdout, reporter: UnboundedSender<Report>) {
     let mut lines = BufReader::new(output).lines();
     let mut running = true;
     while running {
@@ -261,7 +268,6 @@ async fn report_lines(viewer: String, output: ChildStdout, reporter: UnboundedSe
             },
         };
         running = !matches!(what, What::Ended);
-        let viewer = viewer.clone();
         if reporter.send(Report { viewer, at, what }).is_err() {
             return;
         }
@@ -276,7 +282,7 @@ async fn report_own_view(mut changes: Changes, reporter: UnboundedSender<Report>
             Change::Removed(instance) => What::Vanished(instance.id().to_string()),
             _ => continue,
         };
-        let viewer = DEMO.to_owned();
+        let viewer = std::process::id();
         if reporter.send(Report { viewer, at, what }).is_err() {
             return;
         }

@@ -4,7 +4,7 @@
 //! state (alive < suspect < dead < left); merging takes the greater. So messages may come late,
 //! twice or out of order, and a stale `alive` can't resurrect.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
@@ -135,7 +135,9 @@ impl Member {
 pub(super) struct Members {
     me: u64,
     table: BTreeMap<u64, Member>,
-    by_address: BTreeMap<SocketAddr, u64>,
+    /// Who is, or was last, at which address: several where a new member took over the address of
+    /// a former one.
+    by_address: BTreeSet<(SocketAddr, u64)>,
     /// Others that are present, in the order they are probed; shuffled after each round, so that
     /// every member is probed within two rounds (SWIM, section 4.3).
     ring: Vec<u64>,
@@ -145,7 +147,7 @@ pub(super) struct Members {
 
 impl Members {
     pub(super) fn new(id: u64, me: Member) -> Self {
-        let by_address = BTreeMap::from([(me.address, id)]);
+        let by_address = BTreeSet::from([(me.address, id)]);
         let table = BTreeMap::from([(id, me)]);
         Self {
             me: id,
@@ -166,9 +168,11 @@ impl Members {
         &self.table[&self.me]
     }
 
-    /// The member last known at an address.
+    /// The member at an address; one that is present before one that was there once.
     pub(super) fn at(&self, address: SocketAddr) -> Option<u64> {
-        self.by_address.get(&address).copied()
+        let at = self.by_address.range((address, 0)..=(address, u64::MAX));
+        let ids = at.map(|(_, id)| *id);
+        ids.max_by_key(|id| self.table.get(id).is_some_and(Member::is_present))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Member)> {
@@ -193,8 +197,12 @@ impl Members {
     /// Adds a member, or replaces what is known of it.
     pub(super) fn put(&mut self, id: u64, member: Member, rng: &mut Rng) {
         let (present, suspect) = (member.is_present(), member.state == MemberState::Suspect);
-        self.by_address.insert(member.address, id);
+        let address = member.address;
         let old = self.table.insert(id, member);
+        if let Some(old) = &old {
+            self.by_address.remove(&(old.address, id));
+        }
+        self.by_address.insert((address, id));
         self.account(id, old.as_ref(), present, suspect, rng);
     }
 
@@ -210,8 +218,8 @@ impl Members {
         change(member);
         let (present, suspect) = (member.is_present(), member.state == MemberState::Suspect);
         if member.address != old.address {
-            self.by_address.remove(&old.address);
-            self.by_address.insert(member.address, id);
+            self.by_address.remove(&(old.address, id));
+            self.by_address.insert((member.address, id));
         }
         self.account(id, Some(&old), present, suspect, rng);
         Some(old)
@@ -220,9 +228,7 @@ impl Members {
     /// Forgets a member.
     pub(super) fn remove(&mut self, id: u64, rng: &mut Rng) -> Option<Member> {
         let old = self.table.remove(&id)?;
-        if self.by_address.get(&old.address) == Some(&id) {
-            self.by_address.remove(&old.address);
-        }
+        self.by_address.remove(&(old.address, id));
         self.account(id, Some(&old), false, false, rng);
         Some(old)
     }
@@ -230,8 +236,10 @@ impl Members {
     /// Makes another id this member's own.
     pub(super) fn rename(&mut self, id: u64, me: Member, rng: &mut Rng) {
         let old = std::mem::replace(&mut self.me, id);
-        if old != id {
-            self.table.remove(&old);
+        if old != id
+            && let Some(former) = self.table.remove(&old)
+        {
+            self.by_address.remove(&(former.address, old));
         }
         self.put(id, me, rng);
     }

@@ -52,7 +52,11 @@ impl Engine {
                 self.meet(now, id, alive);
             }
             Some((true, _)) => self.revive(now, id, alive),
-            Some((false, _)) if sender == id => self.correct(route, id, alive),
+            // In a sync the sender believes what it says, and nothing else would tell it: who is gone
+            // isn't part of what is compared.
+            Some((false, _)) if sender == id || matches!(route, Route::Reply(_)) => {
+                self.correct(route, id, alive);
+            }
             Some((false, _)) => {}
         }
     }

@@ -126,9 +126,8 @@ pub enum Event {
     Freshness(Freshness),
     /// A seed has answered with all it knows, or there are no seeds to ask.
     Joined,
-    /// The members to keep a link open to, at these addresses, and no longer to those named before.
-    /// When one ends it is opened again; where that fails, [`Engine::handle_link_failure`] wants to
-    /// know: so a killed process is noticed at once.
+    /// The members to keep a link open to, at these addresses, and no longer to those named before;
+    /// when one is closed from the other side, [`Engine::handle_link_closed`] wants to know.
     Sentinels(Vec<SocketAddr>),
     /// The seeds should be resolved again and given to [`Engine::handle_seeds`].
     SeedsWanted,
@@ -206,6 +205,8 @@ pub struct Engine {
     registry: Registry,
     items: Items,
     registrations: BTreeMap<InstanceKey, Registration>,
+    /// Greatest generation of any own registration so far.
+    drawn: Option<Generation>,
     /// Version of the newest own record.
     version: u64,
     /// The floor to raise to, and when; see the registry.
@@ -214,8 +215,8 @@ pub struct Engine {
     orphans: VecDeque<Record>,
 
     probe: Option<Probe>,
-    /// Counts probes, to alternate between neighbours and all.
-    turn: usize,
+    /// Whether the last probe went to the ring neighbour.
+    turn: bool,
     checks: BTreeMap<u64, Check>,
     sequence: u64,
     loss: Loss,
@@ -261,11 +262,12 @@ impl Engine {
             registry: Registry::default(),
             items: Items::default(),
             registrations: BTreeMap::new(),
+            drawn: None,
             version: 0,
             floor_pending: None,
             orphans: VecDeque::new(),
             probe: None,
-            turn: rng.usize(..1 << 16),
+            turn: rng.bool(),
             checks: BTreeMap::new(),
             sequence: rng.u64(..1 << 20),
             loss: Loss::default(),
@@ -320,6 +322,15 @@ impl Engine {
         }
     }
 
+    /// The link to a member, which was open, was closed from its side.
+    pub fn handle_link_closed(&mut self, now: Instant, to: SocketAddr) {
+        if self.leave.is_none()
+            && let Some(id) = self.members.at(to)
+        {
+            self.handle_closed(now, id);
+        }
+    }
+
     /// A deadline is reached.
     pub fn handle_timeout(&mut self, now: Instant) {
         // A process that was stopped finds its timers long overdue. What it did not hear meanwhile
@@ -353,21 +364,25 @@ impl Engine {
     /// [`Denied`](ErrorKind::Denied) where this member has as many records as it may.
     pub fn register(&mut self, now: Instant, instance: Instance) -> Result<InstanceKey> {
         let key = instance.key().clone();
-        let current = self.registrations.get(&key);
-        let instance = match current {
-            Some(current) => instance.keeping_health_of(&current.instance),
+        let last = self.registrations.get(&key);
+        let instance = match last {
+            Some(last) => instance.keeping_health_of(&last.instance),
             None if self.registry.count(self.me) >= RECORDS_PER_OWNER_MAX => {
                 let message = format!("this handle has {RECORDS_PER_OWNER_MAX} registrations");
                 return Err(Error::new(ErrorKind::Denied, message));
             }
             None => instance,
         };
-        let generation = match current {
-            Some(current) if !current.superseded => current.instance.generation(),
-            _ => self.generation_for(&key),
+        let held = last
+            .filter(|last| !last.superseded)
+            .map(|held| held.instance.clone());
+        let generation = match &held {
+            Some(held) => held.generation(),
+            None => self.generation_for(&key),
         };
         let instance = instance.with_generation(generation);
-        if current.is_some_and(|c| !c.superseded && *c.instance == instance) {
+        self.drawn = self.drawn.max(Some(generation));
+        if held.is_some_and(|held| *held == instance) {
             return Ok(key);
         }
         self.offer(now, Arc::new(instance));
@@ -606,8 +621,8 @@ impl Engine {
         self.changed.insert(key.service().clone());
     }
 
-    /// The generation of a new registration: this start's, and above whatever stands under the key,
-    /// so that a newer registration wins whatever the clocks say.
+    /// The generation of a new registration: this start's, above all drawn before, and above whatever
+    /// stands under the key, so that a newer registration wins whatever the clocks say.
     fn generation_for(&self, key: &InstanceKey) -> Generation {
         let others = self
             .registry
@@ -622,7 +637,10 @@ impl Engine {
             .get(key)
             .map(|r| r.instance.generation().number());
         let above = newest.max(own).map_or(0, |number| number.saturating_add(1));
-        Generation::new(above.max(self.identity.generation.number()))
+        let drawn = self
+            .drawn
+            .map_or(0, |drawn| drawn.number().saturating_add(1));
+        Generation::new(above.max(drawn).max(self.identity.generation.number()))
     }
 
     /// Whether the records of a member are shown in views.

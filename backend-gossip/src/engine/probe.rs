@@ -1,8 +1,8 @@
 //! The probe cycle (SWIM section 3.1, with Lifeguard's nacks and local health): ping one member;
 //! when it doesn't answer soon, ask helpers and knock over a link; when nothing comes, suspect it.
 //!
-//! Every other probe goes to a ring neighbour, the others around all members in random order. So
-//! each member is probed by its predecessors at least every two intervals, and by everybody in time.
+//! Every other probe goes to the next member in the ring, the others around all members in random
+//! order. So each member is probed by its predecessor every two intervals, and by everybody in time.
 //!
 //! Beside the cycle there are *checks*: a ping and a knock at one moment, on behalf of another
 //! member or because something speaks against one.
@@ -64,8 +64,8 @@ pub(super) enum Reason {
     Asked { origin: Route, sequence: u64 },
     /// Others suspect it.
     Suspected,
-    /// A link to it could not be opened: its host says that nobody listens there.
-    Refused,
+    /// A link to it was closed from its side, or could not be opened.
+    Evidence,
 }
 
 /// How many direct pings are lost on members that turn out to be there, as this member sees it.
@@ -280,12 +280,12 @@ impl Engine {
             // Neither an answer to the ping nor a process behind the port: a witness.
             _ if check.refused => {
                 self.accuse(now, check.target, true);
-                if check.reason == Reason::Refused {
+                if check.reason == Reason::Evidence {
                     self.ask_witnesses(check.target);
                 }
             }
             Reason::Suspected => self.accuse(now, check.target, false),
-            Reason::Refused | Reason::Asked { .. } => {}
+            Reason::Evidence | Reason::Asked { .. } => {}
         }
     }
 
@@ -316,7 +316,15 @@ impl Engine {
                 .set(Timer::Check(*sequence), check.started + window);
         }
         if !checked {
-            self.check(now, id, Reason::Refused, CONTRADICTION_MAX, true);
+            self.check(now, id, Reason::Evidence, CONTRADICTION_MAX, true);
+        }
+    }
+
+    /// A link to a member was closed from its side. The kernel does that when the process ends, and
+    /// then refuses the next one.
+    pub(super) fn handle_closed(&mut self, now: Instant, id: u64) {
+        if !self.checks.values().any(|check| check.target == id) {
+            self.check(now, id, Reason::Evidence, CONTRADICTION_MAX, true);
         }
     }
 
@@ -377,12 +385,9 @@ impl Engine {
     }
 
     fn next_target(&mut self) -> Option<u64> {
-        self.turn = self.turn.wrapping_add(1);
-        let neighbours = self.sentinels.len();
-        if self.turn.is_multiple_of(2) && neighbours > 0 {
-            return Some(self.sentinels[self.turn / 2 % neighbours]);
-        }
-        self.members.next_to_probe(&mut self.rng)
+        self.turn = !self.turn;
+        let neighbour = self.sentinels.first().copied().filter(|_| self.turn);
+        neighbour.or_else(|| self.members.next_to_probe(&mut self.rng))
     }
 
     fn ping(&mut self, target: u64, sequence: u64) {

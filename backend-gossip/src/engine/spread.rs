@@ -90,10 +90,7 @@ impl Engine {
         }
         self.pushed = Some(now);
         let fresh = std::mem::take(&mut self.fresh);
-        let alive = |_, member: &super::Member| member.state == MemberState::Alive;
-        let targets = self
-            .members
-            .sample(self.config.push_fanout, &mut self.rng, alive);
+        let targets = self.push_targets();
         if targets.is_empty() {
             return;
         }
@@ -111,13 +108,26 @@ impl Engine {
                 self.transmit(Route::Link(address), frame.clone());
             }
         }
-        let (times, limit) = (
-            u32::try_from(targets.len()).unwrap_or(u32::MAX),
-            self.transmit_limit(),
-        );
-        for key in &fresh {
-            self.broadcasts.sent(key, times, limit);
-        }
+    }
+
+    /// The next member in the ring, so that whoever is missed by chance is not missed by its
+    /// predecessor; and others at random.
+    fn push_targets(&mut self) -> Vec<u64> {
+        let alive = |id: u64| {
+            self.members
+                .find(id)
+                .is_some_and(|member| member.state == MemberState::Alive)
+        };
+        let neighbour = self.sentinels.iter().copied().find(|id| alive(*id));
+        let random = self
+            .config
+            .push_fanout
+            .saturating_sub(usize::from(neighbour.is_some()));
+        let others = |id: u64, member: &super::Member| {
+            member.state == MemberState::Alive && Some(id) != neighbour
+        };
+        let random = self.members.sample(random, &mut self.rng, others);
+        neighbour.into_iter().chain(random).collect()
     }
 
     /// One round of what is queued.

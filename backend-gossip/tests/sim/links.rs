@@ -142,9 +142,9 @@ impl Links {
         }
     }
 
-    /// What a driver does when a link is closed from the other side: one more try tells whether the
-    /// process is gone.
-    pub(crate) fn verify(
+    /// Opens a link to this address where there is none: to keep it, or because the other side has
+    /// closed it and one more try tells whether the process is gone.
+    pub(crate) fn open(
         &mut self,
         context: &mut Context<'_>,
         opener: (ProcessId, HostId),

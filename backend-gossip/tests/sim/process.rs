@@ -108,6 +108,8 @@ pub(crate) struct Process {
     pub(crate) busy: bool,
     pub(crate) leaving: bool,
     pub(crate) joined: bool,
+    /// Where its driver keeps links open to.
+    pub(crate) kept: Vec<SocketAddr>,
     /// What its application wants to be offered; without what a newer owner took over.
     pub(crate) asked: BTreeMap<InstanceKey, Arc<Instance>>,
     /// What a newer owner took over, as it was.
@@ -139,6 +141,7 @@ impl Process {
             busy: false,
             leaving: false,
             joined: false,
+            kept: Vec::new(),
             asked: BTreeMap::new(),
             superseded: BTreeMap::new(),
             told: BTreeMap::new(),

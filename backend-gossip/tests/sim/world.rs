@@ -23,6 +23,8 @@ use crate::trace::Trace;
 
 /// How often the checkers get a picture of everybody while the world runs.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(500);
+/// How often a driver looks after its links.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a condition that is waited for is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// The wall clock when the world begins, in microseconds.
@@ -60,6 +62,8 @@ pub(crate) enum Event {
     Clear(u64),
     /// A process that has left is gone.
     Gone(ProcessId),
+    /// A driver opens again the links that it is to keep.
+    Sweep(ProcessId),
     Snapshot,
 }
 
@@ -181,6 +185,7 @@ impl World {
             identity: &identity,
         });
         self.update_cut_off();
+        self.schedule(SWEEP_INTERVAL, Event::Sweep(id));
         self.drain(id);
         self.input(id, Input::Seeds(seeds));
         for instance in self.slots[slot].wanted.clone().into_values() {
@@ -468,6 +473,12 @@ impl World {
             Event::Clean(host) => self.net.set_loss(host, 0.0),
             Event::Clear(weather) => self.clear(weather),
             Event::Gone(id) => self.end(id, Ending::Left),
+            Event::Sweep(id) => {
+                if self.processes.contains_key(&id) {
+                    self.schedule(SWEEP_INTERVAL, Event::Sweep(id));
+                    self.keep_links(id);
+                }
+            }
             Event::Snapshot => {
                 self.schedule(SNAPSHOT_INTERVAL, Event::Snapshot);
                 let snapshot = self.snapshot();
@@ -500,7 +511,7 @@ impl World {
             Input::LinkFailure(to, failure) => engine.handle_link_failure(now, to, failure),
             Input::Seeds(seeds) => engine.handle_seeds(now, &seeds),
             Input::LinkClosed(target) => {
-                self.with_links(|links, context| links.verify(context, (id, host), target));
+                self.with_links(|links, context| links.open(context, (id, host), target));
                 return;
             }
             Input::Timeout => {
@@ -604,14 +615,6 @@ impl World {
                     self.see(&Seen::Freshness { process: id, live });
                 }
                 engine::Event::Joined => process.joined = true,
-                engine::Event::Sentinels(addresses) => {
-                    let opener = (id, process.host);
-                    self.with_links(|links, context| {
-                        for address in addresses {
-                            links.verify(context, opener, address);
-                        }
-                    });
-                }
                 engine::Event::SeedsWanted => {
                     let seeds = Input::Seeds(self.seed_addresses());
                     let answer = Duration::from_millis(self.rng.u64(1..50));
@@ -621,6 +624,10 @@ impl World {
                 engine::Event::Left => {
                     self.schedule(Duration::ZERO, Event::Gone(id));
                 }
+                engine::Event::Sentinels(addresses) => {
+                    process.kept = addresses;
+                    self.keep_links(id);
+                }
                 engine::Event::NameTaken { .. } => self.counters.names_taken += 1,
                 engine::Event::Member { member, state } => self.see(&Seen::Member {
                     process: id,
@@ -629,6 +636,22 @@ impl World {
                 }),
             }
         }
+    }
+
+    /// Opens the links that a driver is to keep and doesn't have.
+    fn keep_links(&mut self, id: ProcessId) {
+        let Some(process) = self.processes.get(&id) else {
+            return;
+        };
+        if process.pace == Pace::Paused {
+            return;
+        }
+        let (opener, kept) = ((id, process.host), process.kept.clone());
+        self.with_links(|links, context| {
+            for target in kept {
+                links.open(context, opener, target);
+            }
+        });
     }
 
     fn arm(&mut self, id: ProcessId) {
