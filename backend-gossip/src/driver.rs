@@ -232,7 +232,7 @@ impl Driver {
             Command::Register(instance, reply) => {
                 let registered = self.engine.register(now, *instance);
                 if let Ok(key) = &registered {
-                    self.board.registered(key.clone());
+                    self.board.offered(key.clone());
                 }
                 self.answer(reply, registered);
             }
@@ -243,6 +243,9 @@ impl Driver {
             }
             Command::Health(key, health, reply) => {
                 let reported = self.engine.health(now, &key, health);
+                if reported.is_ok() {
+                    self.board.offered(key);
+                }
                 self.answer(reply, reported);
             }
             Command::Watch(selector, reply) => {

@@ -80,6 +80,10 @@ const BACKEND: &str = "gossip";
 /// where packets are lost a probe notices the difference, and a sync repairs it.
 const VISIBLE_BOUND: Duration = Duration::from_secs(2);
 
+/// Probe intervals until a member that hears nobody says so: five of silence, and two until it
+/// looks.
+const STALE_PROBES: u32 = 7;
+
 /// A member of a gossip cluster.
 ///
 /// # How far things have travelled
@@ -312,6 +316,6 @@ fn bounds(config: &GossipConfig, engine: &Engine) -> Bounds {
         visible: VISIBLE_BOUND,
         removed: VISIBLE_BOUND,
         crashed: engine.crash_bound(),
-        stale: 4 * config.probe_interval,
+        stale: STALE_PROBES * config.probe_interval,
     }
 }
