@@ -23,7 +23,7 @@
 //! # Reading order
 //!
 //! This file has the verbs, each a command to the driver. `driver` is the one task; it owns the
-//! [`engine`], a state machine without sockets or clocks, and `net` and `link`, the sockets.
+//! `engine`, a state machine without sockets or clocks, and `net` and `link`, the sockets.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

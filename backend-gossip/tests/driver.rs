@@ -255,10 +255,17 @@ async fn its_own_address_is_no_seed() {
     let first = member(&[]).await;
     let address = first.local_addr();
     first.close().await.unwrap();
-    let mut config = config(&[address]);
-    config.bind = address;
-    let member = in_time(GossipDiscovery::start(config)).await.unwrap();
-    assert!(member.status().connection().is_connected());
+    for advertise in [None, Some("127.0.0.2:0".parse().unwrap())] {
+        let mut config = config(&[address]);
+        config.bind = address;
+        config.advertise = advertise;
+        let member = in_time(GossipDiscovery::start(config)).await.unwrap();
+        assert!(member.status().connection().is_connected());
+        let advertised = advertise.map_or(address.ip(), |advertise| advertise.ip());
+        let expected = SocketAddr::new(advertised, address.port());
+        assert_eq!(member.identity().address, expected);
+        member.close().await.unwrap();
+    }
 }
 
 #[tokio::test]
