@@ -204,7 +204,6 @@ impl Driver {
             *room -= 1;
             match event {
                 LinkEvent::Frame(link, frame) => self.engine.handle_link(now, link, &frame),
-                LinkEvent::Closed(to) => self.engine.handle_link_closed(now, to),
                 LinkEvent::Failed(to, failure) => {
                     debug!(%to, ?failure, "link failed");
                     self.engine.handle_link_failure(now, to, failure);
@@ -233,7 +232,7 @@ impl Driver {
             Command::Register(instance, reply) => {
                 let registered = self.engine.register(now, *instance);
                 if let Ok(key) = &registered {
-                    self.board.registered(key.clone());
+                    self.board.offered(key.clone());
                 }
                 self.answer(reply, registered);
             }
@@ -244,6 +243,9 @@ impl Driver {
             }
             Command::Health(key, health, reply) => {
                 let reported = self.engine.health(now, &key, health);
+                if reported.is_ok() {
+                    self.board.offered(key);
+                }
                 self.answer(reply, reported);
             }
             Command::Watch(selector, reply) => {
@@ -314,8 +316,8 @@ impl Driver {
                     let _ = joined.send(());
                 }
             }
-            Event::Sentinels(addresses) => self.links.keep(now, addresses),
             Event::SeedsWanted => self.seeds.resolve(),
+            Event::Sentinels(addresses) => self.links.keep(now, addresses),
             Event::Superseded(key) => {
                 info!(%key, "registration superseded by a newer owner");
                 self.board.superseded(key);

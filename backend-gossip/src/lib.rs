@@ -23,7 +23,7 @@
 //! # Reading order
 //!
 //! This file has the verbs, each a command to the driver. `driver` is the one task; it owns the
-//! [`engine`], a state machine without sockets or clocks, and `net` and `link`, the sockets.
+//! `engine`, a state machine without sockets or clocks, and `net` and `link`, the sockets.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -79,6 +79,10 @@ const BACKEND: &str = "gossip";
 /// Bound from `register` or `health` to every watcher: the change is pushed within milliseconds;
 /// where packets are lost a probe notices the difference, and a sync repairs it.
 const VISIBLE_BOUND: Duration = Duration::from_secs(2);
+
+/// Probe intervals until a member that hears nobody says so: five of silence, and two until it
+/// looks.
+const STALE_PROBES: u32 = 7;
 
 /// A member of a gossip cluster.
 ///
@@ -312,6 +316,6 @@ fn bounds(config: &GossipConfig, engine: &Engine) -> Bounds {
         visible: VISIBLE_BOUND,
         removed: VISIBLE_BOUND,
         crashed: engine.crash_bound(),
-        stale: 4 * config.probe_interval,
+        stale: STALE_PROBES * config.probe_interval,
     }
 }

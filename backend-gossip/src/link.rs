@@ -70,8 +70,6 @@ pub(crate) enum LinkEvent {
     Frame(LinkId, Vec<u8>),
     /// Nothing can be sent to this address.
     Failed(SocketAddr, LinkFailure),
-    /// The link this member had open to this address was ended from there.
-    Closed(SocketAddr),
 }
 
 /// All links of a member.
@@ -135,7 +133,8 @@ impl Links {
         }
     }
 
-    /// Keeps a link open to each of these addresses, and no longer to those named before.
+    /// Keeps a link open to each of these addresses, and no longer to those named before: when the
+    /// process behind one ends, the link tells at once.
     pub(crate) fn keep(&mut self, now: Instant, addresses: Vec<SocketAddr>) {
         self.kept = addresses;
         self.open_kept(now);
@@ -306,17 +305,20 @@ impl Links {
             self.remove(id);
             return None;
         };
-        let waiting = carrier.is_waiting();
-        if waiting && matches!(end, End::Lost) && link.may_try_again(Instant::now()) {
+        if matches!(end, End::Lost) && link.may_try_again(Instant::now()) {
+            // Opening it again tells why it ended: the process is gone, which the others want to
+            // know at once; or it restarted, and takes what waits.
             link.task = self.tasks.spawn(carrier.open(to));
-            return Some(LinkEvent::Closed(to));
+            return None;
         }
+        let unreachable = LinkEvent::Failed(to, LinkFailure::Unreachable);
         self.remove(id);
         match end {
-            End::Lost if waiting => Some(LinkEvent::Failed(to, LinkFailure::Unreachable)),
-            End::Lost => Some(LinkEvent::Closed(to)),
-            End::Failed(LinkFailure::Unreachable) if !waiting => None,
-            End::Failed(failure) => Some(LinkEvent::Failed(to, failure)),
+            End::Failed(LinkFailure::Refused) => Some(LinkEvent::Failed(to, LinkFailure::Refused)),
+            // Where nothing was to be sent there is nothing to tell.
+            End::Failed(LinkFailure::Unreachable) | End::Lost => {
+                carrier.is_waiting().then_some(unreachable)
+            }
             End::Local(error) => {
                 if !std::mem::replace(&mut self.warned, true) {
                     warn!(%to, %error, "no link can be opened from this machine (said once)");
@@ -391,7 +393,7 @@ impl Link {
         })
     }
 
-    /// Whether a link that was lost may be opened once more, for what waits there.
+    /// Whether a link that was lost may be opened once more.
     fn may_try_again(&mut self, now: Instant) -> bool {
         let young = now.saturating_duration_since(self.opened) < SHORT_LIVED;
         let twice = young && self.lost_young;

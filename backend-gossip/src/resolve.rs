@@ -166,3 +166,65 @@ fn retry_pause(failed_rounds: u32) -> Duration {
         .min(RETRY_LAST)
         .mul_f64(0.75 + fastrand::f64() / 2.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// Refused by resolvers without asking anybody, for its leading hyphen.
+    const NOWHERE: &str = "-nowhere.invalid:7946";
+
+    fn seeds(texts: &[&str]) -> Seeds {
+        Seeds::new(texts.iter().map(|text| text.parse().unwrap()).collect())
+    }
+
+    async fn resolved(seeds: &mut Seeds) -> Vec<String> {
+        let resolution = timeout(Duration::from_secs(30), seeds.resolved()).await;
+        let addresses = resolution.expect("it takes too long").addresses;
+        addresses.iter().map(ToString::to_string).collect()
+    }
+
+    #[tokio::test]
+    async fn addresses_come_in_the_order_of_the_seeds_and_once() {
+        let mut seeds = seeds(&["127.0.0.9:1", "[::1]:2", "127.0.0.1:3", "127.0.0.9:1"]);
+        seeds.resolve();
+        let expected = ["127.0.0.9:1", "[::1]:2", "127.0.0.1:3"];
+        assert_eq!(resolved(&mut seeds).await, expected);
+        assert_eq!(seeds.problem(), None);
+    }
+
+    #[tokio::test]
+    async fn while_no_seed_resolves_it_is_tried_again_and_said_why() {
+        let mut seeds = seeds(&[NOWHERE]);
+        seeds.resolve();
+        for _ in 0..2 {
+            assert!(resolved(&mut seeds).await.is_empty());
+            let problem = seeds.problem().expect("no problem").to_string();
+            let start = "seed -nowhere.invalid:7946 can't be resolved: ";
+            assert!(problem.starts_with(start), "{problem}");
+        }
+    }
+
+    #[tokio::test]
+    async fn one_seed_that_resolves_is_enough() {
+        let mut seeds = seeds(&[NOWHERE, "127.0.0.1:3"]);
+        seeds.resolve();
+        seeds.resolve();
+        assert_eq!(resolved(&mut seeds).await, ["127.0.0.1:3"]);
+        assert_eq!(seeds.problem(), None);
+        let next = timeout(Duration::from_millis(20), seeds.resolved()).await;
+        assert!(next.is_err(), "a second round without being asked for");
+    }
+
+    #[test]
+    fn pauses_double_up_to_their_limit() {
+        for failed in 0..100 {
+            let pause = retry_pause(failed);
+            let doubled = RETRY_FIRST * 2_u32.pow(failed.min(10));
+            let middle = doubled.min(RETRY_LAST);
+            assert!(pause >= middle.mul_f64(0.75) && pause <= middle.mul_f64(1.25));
+        }
+    }
+}

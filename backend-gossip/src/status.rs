@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tidings_api::{Bounds, Connection, Freshness, InstanceKey, Registration, Status};
+use tidings_api::{
+    Bounds, Connection, Error, ErrorKind, Freshness, InstanceKey, Registration, Status,
+};
 
 use crate::BACKEND;
 use crate::engine::Identity;
@@ -55,28 +57,42 @@ impl Board {
     /// Notes how well the cluster is heard. What was disconnected before is so since then.
     pub(crate) fn freshness(&self, freshness: Freshness) {
         let mut state = self.lock();
-        let since_before = match state.connection {
-            Connection::Disconnected { since, .. } => Some(since),
-            _ => None,
+        state.connection = match (freshness, &state.connection) {
+            (Freshness::Live, _) => Connection::Connected,
+            (Freshness::Stale { reason, .. }, Connection::Disconnected { since, .. }) => {
+                let since = *since;
+                Connection::Disconnected { since, reason }
+            }
+            (Freshness::Stale { since, reason }, _) => Connection::Disconnected { since, reason },
         };
-        state.connection = match freshness {
-            Freshness::Live => Connection::Connected,
-            Freshness::Stale { since, reason } => Connection::Disconnected {
-                since: since_before.unwrap_or(since),
-                reason,
-            },
-        };
+        if state.connection.is_connected() {
+            for registration in state.registrations.values_mut() {
+                if matches!(registration, Registration::Pending { .. }) {
+                    *registration = Registration::Registered;
+                }
+            }
+        }
     }
 
     pub(crate) fn crash_bound(&self, crashed: Duration) {
         self.lock().bounds.crashed = crashed;
     }
 
-    /// A gossip registration is made where it is kept, so it is never pending.
-    pub(crate) fn registered(&self, key: InstanceKey) {
-        self.lock()
-            .registrations
-            .insert(key, Registration::Registered);
+    /// Notes that this member has a registration in its newest form. The others have it as soon as
+    /// they are heard: until then it is pending.
+    pub(crate) fn offered(&self, key: InstanceKey) {
+        let mut state = self.lock();
+        let registration = match &state.connection {
+            Connection::Disconnected { reason, .. } => {
+                let unheard = Error::new(ErrorKind::Unavailable, reason.to_string());
+                Registration::Pending {
+                    since: Instant::now(),
+                    last_error: Some(unheard.with_backend(BACKEND)),
+                }
+            }
+            _ => Registration::Registered,
+        };
+        state.registrations.insert(key, registration);
     }
 
     pub(crate) fn superseded(&self, key: InstanceKey) {
@@ -97,5 +113,69 @@ impl Board {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tidings_api::Generation;
+
+    use super::*;
+
+    fn board() -> Board {
+        let identity = Identity {
+            name: "a".into(),
+            generation: Generation::default(),
+            address: SocketAddr::from(([127, 0, 0, 1], 1)),
+        };
+        let bounds = Bounds {
+            visible: Duration::ZERO,
+            removed: Duration::ZERO,
+            crashed: Duration::ZERO,
+            stale: Duration::ZERO,
+        };
+        Board::new(identity, bounds)
+    }
+
+    fn since(board: &Board) -> Option<Instant> {
+        match board.status().connection() {
+            Connection::Disconnected { since, .. } => Some(*since),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn what_is_offered_unheard_is_pending_until_somebody_is_heard() {
+        let board = board();
+        let keys = ["web/a", "web/b", "web/c"].map(|key| key.parse::<InstanceKey>().unwrap());
+        board.offered(keys[0].clone());
+        board.freshness(Freshness::stale("no other member is heard"));
+        board.offered(keys[1].clone());
+        board.superseded(keys[2].clone());
+        let status = board.status();
+        assert!(status.registration(&keys[0]).unwrap().is_registered());
+        let Some(Registration::Pending { last_error, .. }) = status.registration(&keys[1]) else {
+            panic!("{status:?}");
+        };
+        let error = last_error.as_ref().unwrap().to_string();
+        assert_eq!(error, "gossip: no other member is heard");
+
+        board.freshness(Freshness::Live);
+        let status = board.status();
+        assert!(status.registration(&keys[1]).unwrap().is_registered());
+        assert!(status.registration(&keys[2]).unwrap().is_superseded());
+    }
+
+    #[test]
+    fn a_new_reason_keeps_the_moment() {
+        let board = board();
+        board.freshness(Freshness::stale("one"));
+        let first = since(&board);
+        board.freshness(Freshness::stale("another"));
+        assert!(first.is_some() && since(&board) == first);
+        board.freshness(Freshness::Live);
+        assert_eq!(since(&board), None);
     }
 }
