@@ -119,7 +119,8 @@
 //!   happen is looked for in a recording of all views, over a window that ends when a marker, an
 //!   instance registered afterwards, has arrived everywhere. Only where nothing can arrive, on a
 //!   handle that is cut off, the window is a time.
-//! * Views may merge (WAT-2): a flap too short to be published is not seen, and does no harm.
+//! * A recording has every view that was published, also those that a slower reader would see
+//!   merged (WAT-2): a flap counts however short it is.
 //! * Each case has a runtime of its own. A panic in any of the backend's tasks is a violation, and
 //!   so is a case that doesn't end, even one that blocks all threads of the runtime.
 //! * While a handle is cut off, no case asks what the *others* see of its instances: a server's

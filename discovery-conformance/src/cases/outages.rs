@@ -166,6 +166,28 @@ pub(super) async fn wat_10_losses_in_an_outage_are_held(bed: &Bed) -> Outcome {
     Ok(())
 }
 
+pub(super) async fn wat_10_losses_without_a_server_are_held(bed: &Bed) -> Outcome {
+    let [a, b, owner] = bed.nodes().await?;
+    let seen = bed.record(&[&a, &b]).await?;
+    register_one_each(bed, &[&a, &b, &owner], &seen).await?;
+    let before = seen.mark();
+    bed.fixture().stop_server().await?;
+    let limit = bed.limit(a.bounds().stale);
+    seen.wait("the server is down", limit, |view| !view.is_live())
+        .await?;
+    owner.handle().crash().await?;
+    for (recording, mark) in seen.since(&before) {
+        outlast(&a, recording, mark).await?;
+    }
+    bed.fixture().start_server(Data::Kept).await?;
+    let limit = bed.recovery() + a.bounds().crashed;
+    let gone = |view: &View| view.is_live() && number_in(view, "web-2").is_none();
+    seen.wait("the crashed owner's instance is gone, now", limit, gone)
+        .await?;
+    bed.marker(&a, &seen).await?;
+    seen.expect(&before, &["-web-2"])
+}
+
 pub(super) async fn wat_10_losses_pass_while_the_backend_is_well(bed: &Bed) -> Outcome {
     let [a, b, owner] = bed.nodes().await?;
     let seen = bed.record(&[&a, &b]).await?;

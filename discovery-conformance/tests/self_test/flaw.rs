@@ -55,8 +55,8 @@ pub(crate) enum Flaw {
     MissesTheStart,
     /// What isn't known is shown as empty and live.
     UnknownIsEmpty,
-    /// What comes too fast is dropped, the last state too.
-    DropsBursts,
+    /// A view with a number that is a multiple of a hundred is dropped, also when it is the last.
+    DropsRoundNumbers,
     /// Calls hang while many watches are there, as nobody reads them.
     WaitsForReaders,
     /// Shows the view before once more after each view.

@@ -59,7 +59,7 @@ flaws! {
     wat_1_the_first_view_is_complete: StartsEmpty, "the first view of a new selector is live []";
     wat_1_nothing_is_missed_while_subscribing: MissesTheStart, "registered while it subscribed";
     wat_1_what_is_not_heard_is_unknown: UnknownIsEmpty, "the first view of a handle that is cut off is live []";
-    wat_2_the_last_state_is_never_lost: DropsBursts, "the last update";
+    wat_2_the_last_state_is_never_lost: DropsRoundNumbers, "the last update";
     wat_2_slow_readers_slow_nobody: WaitsForReaders, "readers asleep, took longer";
     wat_3_updates_never_go_back: GoesBack, "went back";
     wat_3_takeovers_never_go_back: GoesBack, "went back";
@@ -77,6 +77,7 @@ flaws! {
     wat_9_foreign_entries_appear: HidesForeignEntries, "another tool has written web/early";
     wat_9_unreadable_entries_are_skipped: GarbageEndsWatches, "its watch ended";
     wat_10_losses_in_an_outage_are_held: PassesLossesInAnOutage, "instead of []";
+    wat_10_losses_without_a_server_are_held: CrashesAreNotNoticed, "the crashed owner's instance is gone, now";
     wat_10_losses_pass_while_the_backend_is_well: CrashesAreNotNoticed, "everything of the crashed owner is gone";
     wat_10_deregistration_is_obeyed_in_an_outage: DeregistersAfterTheOutage, "has deregistered web-2, and shows";
     hea_1_health_is_one_update: HealthFlaps, "[\"-a\", \"+a\"] instead of [\"~a\"]";

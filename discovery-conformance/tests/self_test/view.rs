@@ -5,16 +5,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tidings_api::{Feed, Freshness, Instance, Selector, View, Watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use crate::discovery::Shared;
 use crate::flaw::Flaw;
 
 /// Shorter than a case waits, longer than a machine takes.
 const A_WHILE: Duration = Duration::from_millis(100);
-
-/// So many views are no burst yet.
-const BURST: usize = 5;
 
 impl Flaw {
     /// Whether the flaw is about what watches show.
@@ -25,7 +22,7 @@ impl Flaw {
                 | Self::StartsEmpty
                 | Self::MissesTheStart
                 | Self::UnknownIsEmpty
-                | Self::DropsBursts
+                | Self::DropsRoundNumbers
                 | Self::GoesBack
                 | Self::EmptyInAnOutage
                 | Self::FlapsOnReturn
@@ -58,8 +55,6 @@ pub(crate) struct Distortion {
     handle: usize,
     feed: Feed,
     last: Option<View>,
-    last_shown: Instant,
-    views: usize,
     returns: usize,
 }
 
@@ -71,8 +66,6 @@ impl Distortion {
             handle,
             feed,
             last: None,
-            last_shown: Instant::now(),
-            views: 0,
         }
     }
 
@@ -115,12 +108,7 @@ impl Distortion {
 
     async fn show(&mut self, view: View) {
         match self.shared.flaw {
-            Flaw::DropsBursts => {
-                self.views += 1;
-                if self.views > BURST && self.last_shown.elapsed() < A_WHILE / 5 {
-                    return;
-                }
-            }
+            Flaw::DropsRoundNumbers if view.iter().any(is_round) => return,
             Flaw::FlapsOnReturn => {
                 let returns = self.shared.returns.load(Ordering::SeqCst);
                 if view.is_live() && returns > self.returns {
@@ -140,7 +128,6 @@ impl Distortion {
             _ => {}
         }
         self.publish(&view);
-        self.last_shown = Instant::now();
         self.last = Some(view);
     }
 
@@ -185,4 +172,10 @@ impl Distortion {
             _ => service.starts_with(name.as_str()),
         }
     }
+}
+
+/// Whether the number that cases tell contents by is a multiple of a hundred.
+fn is_round(instance: &Arc<Instance>) -> bool {
+    let number = instance.metadata().get("n").and_then(|n| n.parse().ok());
+    number.is_some_and(|n: usize| n > 0 && n.is_multiple_of(100))
 }
