@@ -15,12 +15,16 @@ mod service;
 
 use std::error::Error;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use cluster::Cluster;
 
 type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
 const SERVICES: usize = 5;
+/// How long the services run before one is killed: members that have just met don't have the links
+/// to each other yet through which a death is noticed at once.
+const SETTLE: Duration = Duration::from_secs(1);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -49,6 +53,7 @@ async fn demo() -> Outcome {
         cluster.spawn(name).await?;
     }
 
+    tokio::time::sleep(SETTLE).await;
     println!("\nOne is killed: no goodbye, nobody to clean up after it");
     cluster.kill(&names[1]).await?;
 
