@@ -38,7 +38,7 @@ fn watches(count: usize) -> (Vec<Watch>, Feed) {
 fn read(c: &mut Criterion) {
     let (watches, _feed) = watches(1);
     c.bench_function("read a view", |b| {
-        b.iter(|| black_box(watches[0].view().len()))
+        b.iter(|| black_box(watches[0].view().len()));
     });
     c.bench_function("pick a healthy instance", |b| {
         b.iter(|| black_box(watches[0].view().healthy().next()));

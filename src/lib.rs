@@ -100,3 +100,8 @@ pub use tidings_api::{
     MemoryDiscovery, MemoryRegistry, MetadataKey, PortName, Registration, Removal, Result,
     Selector, ServiceName, Status, View, Views, Watch, Zone,
 };
+
+/// The programs in the README are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

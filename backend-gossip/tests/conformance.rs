@@ -24,6 +24,7 @@ tidings_conformance::suite!(
         wat_6_a_restart_without_data_is_invisible = "there is no server",
         wat_9_foreign_entries_appear = "no other tool speaks the protocol",
         wat_9_unreadable_entries_are_skipped = "no other tool speaks the protocol",
+        wat_10_losses_without_a_server_are_held = "there is no server",
         hea_2_health_survives_a_lost_session = "there are no sessions",
         hea_2_health_survives_lost_data = "there is no server",
         lim_3_secrets_are_not_shown = "the configuration has no secrets",

@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use tidings_api::{Generation, Instance, InstanceKey, Selector};
-use tidings_gossip::engine::{
-    self, Engine, EngineConfig, Identity, MemberState, Route, Transmit,
-};
+use tidings_gossip::engine::{self, Engine, EngineConfig, Identity, MemberState, Route, Transmit};
 
 use crate::checkers::agreement::disagreement;
 use crate::checkers::{Checkers, Limits, Outcome, Violation};
