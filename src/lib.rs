@@ -60,7 +60,7 @@
 //! | backend | for |
 //! |---|---|
 //! | `gossip` | production without a server: every process that uses it is the registry. The default feature. |
-//! | `memory` | tests and single-process programs. Always there: `memory://NAME` is one registry for all of a process that use the name, `memory://` one of its own. |
+//! | `memory` | tests and single-process programs. Always there. `memory://NAME` is shared by all who use the name. |
 //!
 //! A configuration file and the environment say the same as a URL; see [`Config`]:
 //!
