@@ -68,8 +68,8 @@ pub struct GossipConfig {
     /// every start.
     ///
     /// With a name that stays the same, a member that restarts takes the place of its former self
-    /// at once, even before that was found dead. Two live members of one name drive each other
-    /// out.
+    /// at once, even before that was found dead. Of two live members of one name, the older goes
+    /// on under another one, and warns.
     pub name: Option<String>,
 
     /// The cluster's name: 1–128 of `A-Za-z0-9._:-`. Default `tidings`.
@@ -105,12 +105,13 @@ pub struct GossipConfig {
     #[serde(with = "config::duration")]
     pub probe_timeout: Duration,
 
-    /// How long a suspect has to refute before it is dead, in
-    /// [probe intervals](Self::probe_interval) of a cluster of up to ten; it grows with the
-    /// logarithm of the size, and shrinks as more members agree. 1 to 20, default 4.
+    /// How long a suspect has to refute before it is dead where a quarter of the packets or more is
+    /// lost, in [probe intervals](Self::probe_interval) of a cluster of up to ten; it grows with
+    /// the logarithm of the size. Where nothing is lost it is one and a half intervals. 1 to 20,
+    /// default 4.
     ///
-    /// Too low: members that were paused or overloaded for a moment are taken for dead, and their
-    /// instances vanish and return. Too high: a lost host stays in the views that much longer.
+    /// Too low: in a bad network members are taken for dead, and their instances vanish and return.
+    /// Too high: there, a lost host stays in the views that much longer.
     pub suspicion_multiplier: u32,
 
     /// How long closing waits for other members to confirm that they know of the leave. 10 ms to
