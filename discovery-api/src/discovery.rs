@@ -46,7 +46,7 @@ use crate::{Health, Instance, InstanceKey, Result, Selector, ServiceName, Status
 /// ## Watching
 /// * **WAT-1** A watch starts with a complete view, also when it is empty; what follows is
 ///   contiguous with it. No gap, no change from before the view. While the backend can't be heard
-///   the first view is empty and stale: nothing is known.
+///   the first view shows what is known, which may be nothing, and is stale.
 /// * **WAT-2** Level-triggered: intermediate states may merge; the last state is never lost; a slow
 ///   reader costs bounded memory, and never slows the backend or another reader.
 /// * **WAT-3** Per key, a view never goes back in time.
