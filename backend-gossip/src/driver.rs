@@ -30,7 +30,7 @@ pub(crate) const COMMANDS_WAITING_MAX: usize = 256;
 /// What one turn takes of one kind. Large enough to make publishing once a turn worth it, small
 /// enough that a turn stays below a few milliseconds.
 const INPUTS_PER_TURN_MAX: usize = 64;
-/// Time between two looks for idle links and unused feeds.
+/// Time between two looks for idle links, unused feeds, and whatever else may be a second late.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// How much longer than the engine's own bound a leave may take.
 const LEAVE_GRACE: Duration = Duration::from_millis(100);
@@ -66,7 +66,6 @@ pub(crate) struct Driver {
     answers: Vec<Box<dyn FnOnce() + Send>>,
     /// Told once the cluster was joined.
     joined: Option<oneshot::Sender<()>>,
-    members_changed: bool,
     next_sweep: Instant,
     leave_timeout: Duration,
     life: Life,
@@ -118,7 +117,6 @@ impl Driver {
             board: parts.board,
             answers: Vec::new(),
             joined: Some(parts.joined),
-            members_changed: true,
             next_sweep: now + SWEEP_INTERVAL,
             leave_timeout: parts.leave_timeout,
             life: Life::Open,
@@ -327,10 +325,7 @@ impl Driver {
                 warn!(%by, %renamed, "another member has this name; going on under a new one");
                 self.board.renamed(self.engine.identity().clone());
             }
-            Event::Member { member, state } => {
-                self.members_changed = true;
-                log_member(&member, state);
-            }
+            Event::Member { member, state } => log_member(&member, state),
         }
     }
 
@@ -350,6 +345,7 @@ impl Driver {
     fn sweep(&mut self, now: Instant) {
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP_INTERVAL;
+            self.board.crash_bound(self.engine.crash_bound());
             self.links.tend(now);
             self.watches.sweep();
         }
@@ -360,9 +356,6 @@ impl Driver {
 
     /// Shows what the turn has changed: first in status and watches, then in the answers.
     fn settle(&mut self) {
-        if std::mem::take(&mut self.members_changed) {
-            self.board.crash_bound(self.engine.crash_bound());
-        }
         self.watches.publish(&self.engine);
         for answer in self.answers.drain(..) {
             answer();

@@ -355,6 +355,20 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_member_knows_its_own_addresses() {
+        let all = Net::bind("0.0.0.0:0".parse().unwrap()).unwrap();
+        let one = Net::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let is_own = |net: &Net, ip: [u8; 4], port| net.is_own((ip, port).into());
+        let port = all.local().port();
+        for ip in [[127, 0, 0, 1], [127, 0, 0, 9]] {
+            assert!(is_own(&all, ip, port) && !is_own(&all, ip, port ^ 1));
+        }
+        assert!(!is_own(&all, [192, 0, 2, 77], port));
+        assert!(is_own(&one, [127, 0, 0, 1], one.local().port()));
+        assert!(!is_own(&one, [127, 0, 0, 9], one.local().port()));
+    }
+
     #[test]
     fn a_member_bound_to_all_is_reached_where_its_packets_come_from() {
         let (v4, v6) = ("0.0.0.0:7".parse().unwrap(), "[::]:7".parse().unwrap());

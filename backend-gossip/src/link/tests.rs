@@ -60,6 +60,23 @@ async fn nobody_listening_is_refused() {
 }
 
 #[tokio::test]
+async fn nobody_is_taken_for_oneself() {
+    // As many tries as there are ephemeral ports, nearly: on one of them the system connects the
+    // port to itself.
+    let (listener, addr) = listen().await;
+    drop(listener);
+    for _ in 0..30_000 {
+        let mut links = Links::new();
+        links.send(Instant::now(), addr, b"lost");
+        let event = next(&mut links).await;
+        assert!(
+            matches!(event, LinkEvent::Failed(_, LinkFailure::Refused)),
+            "{event:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn the_end_of_a_peer_is_noticed_without_sending() {
     let (listener, addr) = listen().await;
     let mut links = Links::new();
