@@ -5,6 +5,7 @@
 //! convicts nobody: suspects stay suspects, their instances stay in the views, and the views are
 //! marked stale (WAT-4, WAT-10). What a host *refuses* is heard, so it needs no such caution.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use tidings_api::Freshness;
@@ -17,16 +18,28 @@ use super::{Engine, Event};
 /// with 30 % loss in both directions fewer than one stretch in ten thousand is that long.
 const SILENCE_PROBES: u32 = 5;
 
-/// Probe intervals within which somebody must have been heard for anybody to be convicted: in a
-/// small cluster a suspicion ends before the silence is long enough to be told from chance.
+/// Probe intervals within which somebody must have answered for anybody to be convicted: in a small
+/// cluster a suspicion ends before the silence is long enough to be told from chance.
 const HEARD_PROBES: u32 = 2;
+
+/// Probe intervals for which the dead count as missed: those who went one after the other may have
+/// gone together.
+const MISSED_PROBES: u32 = 30;
+
+/// So many members silent at one time are likelier behind a broken network than gone, and a
+/// partition takes a while to show how large it is.
+const SILENT_MANY: usize = 3;
 
 /// What this member hears.
 #[derive(Debug)]
 pub(super) struct Contact {
     started: Instant,
     last_heard: Instant,
+    /// Since when silence counts: a pause is none.
+    listening: Instant,
     cut_off: Option<CutOff>,
+    /// Who died lately of silence, and when.
+    deaths: VecDeque<(Instant, u64)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +54,9 @@ impl Contact {
         Self {
             started: now,
             last_heard: now,
+            listening: now,
             cut_off: None,
+            deaths: VecDeque::new(),
         }
     }
 }
@@ -71,8 +86,19 @@ impl Engine {
         }
     }
 
-    /// Any frame of the cluster has arrived.
-    pub(super) fn heard(&mut self, now: Instant) {
+    /// How far to distrust silence, from 0 to 1: by what is lost, and fully while many are silent.
+    pub(super) fn doubt(&self) -> f64 {
+        let silent = self.missed();
+        let share_large = silent >= 2 && silent * 4 >= self.members.others().len();
+        if silent >= SILENT_MANY || share_large {
+            1.0
+        } else {
+            self.loss.doubt()
+        }
+    }
+
+    /// Somebody has answered this member: a frame by itself may be old, or go one way only.
+    pub(super) fn contact_made(&mut self, now: Instant) {
         self.contact.last_heard = now;
         if self.contact.cut_off.is_some_and(|cut_off| cut_off.silent) {
             self.update_contact(now);
@@ -81,6 +107,7 @@ impl Engine {
 
     /// Looks again whether this member is cut off.
     pub(super) fn update_contact(&mut self, now: Instant) {
+        self.forget_deaths(now);
         let since = self.contact.cut_off.map_or(now, |cut_off| cut_off.since);
         let cut_off = self.cut_off(now).map(|silent| CutOff { since, silent });
         let before = std::mem::replace(&mut self.contact.cut_off, cut_off);
@@ -98,8 +125,9 @@ impl Engine {
     /// When to look again at a suspect whose time is over, where it must not be convicted now.
     pub(super) fn conviction_held(&self, now: Instant, suspected: Instant) -> Option<Instant> {
         let interval = self.config.probe_interval;
-        let unheard = now.saturating_duration_since(self.contact.last_heard);
-        if unheard > interval * HEARD_PROBES {
+        let heard = self.contact.last_heard;
+        let lately = now.saturating_duration_since(heard) <= interval * HEARD_PROBES;
+        if !lately || heard < suspected + interval / 2 {
             return Some(now + interval / 4);
         }
         let cut_off = self.contact.cut_off?;
@@ -108,9 +136,12 @@ impl Engine {
         (cut_off.silent || !over).then(|| now + interval)
     }
 
-    /// Starts to listen anew after a pause: what was missed says nothing.
+    /// Starts to listen anew after a pause: what was missed says nothing, neither for nor against
+    /// anybody.
     pub(super) fn resume_contact(&mut self, now: Instant) {
-        self.contact.last_heard = now;
+        if self.contact.cut_off.is_none_or(|cut_off| !cut_off.silent) {
+            self.contact.listening = now;
+        }
         self.restart_suspicions(now);
     }
 
@@ -128,22 +159,50 @@ impl Engine {
         if others.is_empty() {
             return None;
         }
-        let gone = if suspects == 0 {
-            0
-        } else {
-            self.refused_suspects()
-        };
-        let (reached, missed) = (others.len() - suspects, suspects - gone);
-        let silence = self.config.probe_interval * SILENCE_PROBES;
-        let silent = now.saturating_duration_since(self.contact.last_heard) > silence;
+        let (reached, missed) = (others.len() - suspects, self.missed());
         if reached + missed == 0 {
             return None;
         }
+        let silence = self.config.probe_interval * SILENCE_PROBES;
+        let since = self.contact.last_heard.max(self.contact.listening);
+        let silent = now.saturating_duration_since(since) > silence;
         (silent || missed > reached).then_some(silent)
+    }
+
+    /// A member has died of silence.
+    pub(super) fn note_death(&mut self, now: Instant, id: u64) {
+        self.contact.deaths.push_back((now, id));
+    }
+
+    fn forget_deaths(&mut self, now: Instant) {
+        let horizon = self.config.probe_interval * MISSED_PROBES;
+        let old = |(at, _): &(Instant, u64)| now.saturating_duration_since(*at) > horizon;
+        while self.contact.deaths.front().is_some_and(old) {
+            self.contact.deaths.pop_front();
+        }
+    }
+
+    /// Members that are silent, or died of it lately.
+    fn missed(&self) -> usize {
+        let dead = |id: u64| {
+            self.members
+                .find(id)
+                .is_some_and(|member| member.state == MemberState::Dead)
+        };
+        let dead = self
+            .contact
+            .deaths
+            .iter()
+            .filter(|(_, id)| dead(*id))
+            .count();
+        dead + self.members.suspects() - self.refused_suspects()
     }
 
     /// Suspects whose host says that the process is gone.
     fn refused_suspects(&self) -> usize {
+        if self.members.suspects() == 0 {
+            return 0;
+        }
         let refused = |id: &&u64| {
             let suspicion = self.members.find(**id).and_then(|m| m.suspicion.as_ref());
             suspicion.is_some_and(|suspicion| suspicion.refused() > 0)

@@ -197,6 +197,9 @@ impl Engine {
             return;
         };
         self.stats.deaths += 1;
+        if !refused {
+            self.note_death(now, id);
+        }
         self.bury(now, id, incarnation, MemberState::Dead);
     }
 

@@ -518,7 +518,6 @@ impl Engine {
             self.stats.foreign += 1;
             return;
         }
-        self.heard(now);
         let mut answer = sync::Answer::default();
         while !reader.is_empty() {
             match Message::decode(&mut reader) {
@@ -564,7 +563,7 @@ impl Engine {
             } => {
                 self.handle_ping_request(now, route, sequence, target, refused);
             }
-            Message::Nack { sequence } => self.handle_nack(sequence),
+            Message::Nack { sequence } => self.handle_nack(now, sequence),
             Message::Alive(alive) => self.handle_alive(now, route, sender, &alive),
             Message::Accuse(accuse) => self.handle_accuse(now, &accuse),
             Message::Record(record) => self.handle_record(now, record),
@@ -651,8 +650,8 @@ impl Engine {
     fn shortest_suspicion(&self) -> Duration {
         let members = self.members.others().len() + 1;
         let multiplier = self.config.suspicion_multiplier;
-        let doubt = self.loss.doubt();
-        Suspicion::shortest(multiplier, members, self.config.probe_interval, doubt)
+        let interval = self.config.probe_interval;
+        Suspicion::shortest(multiplier, members, interval, self.doubt())
     }
 
     fn index_member(&mut self, id: u64) {

@@ -18,6 +18,12 @@ use crate::wire::limits::CHECKS_MAX;
 /// Worst local health: probes take nine times as long (Lifeguard's S = 8).
 pub(super) const AWARENESS_MAX: u32 = 8;
 
+/// Members checked when one turns out silent.
+const LOOK_AROUND: usize = 2;
+
+/// Checks that may run for a look around to begin.
+const LOOKS_MAX: usize = 4;
+
 /// A direct ping waits this many round trips before helpers are asked, within the bounds below.
 const PATIENCE_ROUND_TRIPS: u32 = 5;
 
@@ -141,6 +147,7 @@ impl Engine {
     pub(super) fn handle_ack(&mut self, now: Instant, sender: u64, sequence: u64, digest: u64) {
         if let Some(check) = self.checks.remove(&sequence) {
             self.timers.cancel(Timer::Check(sequence));
+            self.contact_made(now);
             if let Reason::Asked { origin, sequence } = check.reason {
                 let ack = self.frame(&[Message::Ack {
                     sequence,
@@ -158,7 +165,8 @@ impl Engine {
             return;
         };
         let (started, stage) = (probe.started, probe.stage);
-        if stage != Stage::Answered {
+        self.contact_made(now);
+        if let Some(probe) = self.probe.as_mut().filter(|_| stage != Stage::Answered) {
             probe.stage = Stage::Answered;
             let next = started + self.config.probe_interval * (self.awareness + 1);
             self.awareness = self.awareness.saturating_sub(1);
@@ -182,13 +190,14 @@ impl Engine {
         }
     }
 
-    pub(super) fn handle_nack(&mut self, sequence: u64) {
+    pub(super) fn handle_nack(&mut self, now: Instant, sequence: u64) {
         if let Some(probe) = self
             .probe
             .as_mut()
             .filter(|probe| probe.sequence == sequence)
         {
             probe.silent_helpers = probe.silent_helpers.saturating_sub(1);
+            self.contact_made(now);
         }
     }
 
@@ -261,7 +270,7 @@ impl Engine {
         true
     }
 
-    /// Checks a member that others suspect.
+    /// Checks a member against which something speaks.
     pub(super) fn check_suspect(&mut self, now: Instant, target: u64) {
         let window = self.config.probe_timeout.mul_f32(0.6);
         self.check(now, target, Reason::Suspected, window, true);
@@ -477,10 +486,23 @@ impl Engine {
             return;
         };
         let incarnation = member.incarnation;
-        if member.state == MemberState::Alive {
-            self.stats.suspicions += 1;
-        }
+        let new = member.state == MemberState::Alive;
         self.suspect(now, id, incarnation, [(self.me, refused)]);
+        if new {
+            self.stats.suspicions += 1;
+            // Few at a time, so that it stays a look around in a bad network.
+            if !refused && self.loss.doubt() < 1.0 && self.checks.len() < LOOKS_MAX {
+                self.look_around(now, id);
+            }
+        }
+    }
+
+    /// Checks a few others when one is silent: if they are too, it is not about the one.
+    fn look_around(&mut self, now: Instant, silent: u64) {
+        let alive = |id: u64, member: &Member| id != silent && member.state == MemberState::Alive;
+        for other in self.members.sample(LOOK_AROUND, &mut self.rng, alive) {
+            self.check_suspect(now, other);
+        }
     }
 
     /// A frame with these messages first and as many broadcasts as fit behind them.

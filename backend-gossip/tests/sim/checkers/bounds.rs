@@ -363,12 +363,12 @@ impl Checker for InTime {
         };
         let bounds = processes.iter().map(|state| state.crash_bound);
         self.crash_bound = bounds.max().unwrap_or_default();
-        let (due, waiting) = self
+        let (due, waiting): (Vec<_>, Vec<_>) = self
             .waiting
             .drain(..)
             .partition(|waiting| waiting.due <= at);
         self.waiting = waiting;
-        for waiting in Vec::<Waiting>::from(due) {
+        for waiting in due {
             let bound = waiting.due - waiting.since;
             // Who has started only just needs as long itself.
             let mut able = processes.iter().filter(|state| {
