@@ -206,6 +206,8 @@ pub struct Engine {
     registry: Registry,
     items: Items,
     registrations: BTreeMap<InstanceKey, Registration>,
+    /// Greatest generation of any own registration so far.
+    drawn: Option<Generation>,
     /// Version of the newest own record.
     version: u64,
     /// The floor to raise to, and when; see the registry.
@@ -261,6 +263,7 @@ impl Engine {
             registry: Registry::default(),
             items: Items::default(),
             registrations: BTreeMap::new(),
+            drawn: None,
             version: 0,
             floor_pending: None,
             orphans: VecDeque::new(),
@@ -367,6 +370,7 @@ impl Engine {
             _ => self.generation_for(&key),
         };
         let instance = instance.with_generation(generation);
+        self.drawn = self.drawn.max(Some(generation));
         if current.is_some_and(|c| !c.superseded && *c.instance == instance) {
             return Ok(key);
         }
@@ -615,8 +619,8 @@ impl Engine {
         self.changed.insert(key.service().clone());
     }
 
-    /// The generation of a new registration: this start's, and above whatever stands under the key,
-    /// so that a newer registration wins whatever the clocks say.
+    /// The generation of a new registration: this start's, above all drawn before, and above whatever
+    /// stands under the key, so that a newer registration wins whatever the clocks say.
     fn generation_for(&self, key: &InstanceKey) -> Generation {
         let others = self
             .registry
@@ -631,7 +635,10 @@ impl Engine {
             .get(key)
             .map(|r| r.instance.generation().number());
         let above = newest.max(own).map_or(0, |number| number.saturating_add(1));
-        Generation::new(above.max(self.identity.generation.number()))
+        let drawn = self
+            .drawn
+            .map_or(0, |drawn| drawn.number().saturating_add(1));
+        Generation::new(above.max(drawn).max(self.identity.generation.number()))
     }
 
     /// Whether the records of a member are shown in views.
