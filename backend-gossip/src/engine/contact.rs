@@ -17,6 +17,10 @@ use super::{Engine, Event};
 /// with 30 % loss in both directions fewer than one stretch in ten thousand is that long.
 const SILENCE_PROBES: u32 = 5;
 
+/// Probe intervals within which somebody must have been heard for anybody to be convicted: in a
+/// small cluster a suspicion ends before the silence is long enough to be told from chance.
+const HEARD_PROBES: u32 = 2;
+
 /// What this member hears.
 #[derive(Debug)]
 pub(super) struct Contact {
@@ -93,10 +97,15 @@ impl Engine {
 
     /// When to look again at a suspect whose time is over, where it must not be convicted now.
     pub(super) fn conviction_held(&self, now: Instant, suspected: Instant) -> Option<Instant> {
+        let interval = self.config.probe_interval;
+        let unheard = now.saturating_duration_since(self.contact.last_heard);
+        if unheard > interval * HEARD_PROBES {
+            return Some(now + interval / 4);
+        }
         let cut_off = self.contact.cut_off?;
         let hold = self.config.loss_hold;
         let over = now.saturating_duration_since(suspected) >= hold;
-        (cut_off.silent || !over).then(|| now + self.config.probe_interval)
+        (cut_off.silent || !over).then(|| now + interval)
     }
 
     /// Starts to listen anew after a pause: what was missed says nothing.

@@ -27,8 +27,8 @@ pub(crate) fn limits(config: &EngineConfig, members: usize, latency: Duration) -
         datagram_bytes: config.datagram_bytes,
         link_frame_bytes: LINK_FRAME_BYTES_MAX,
         broadcasts: 2_000,
-        // Until it takes the silence for its own fault, it may convict whom it suspected before.
-        cut_off_grace: 6 * config.probe_interval,
+        // Somebody heard just before may have brought the last word needed to convict a suspect.
+        cut_off_grace: 2 * config.probe_interval + config.probe_interval / 2 + round_trips,
         stale: Duration::from_secs(20),
         agree: Duration::from_secs(120),
         visible: Duration::from_secs(2) + round_trips,

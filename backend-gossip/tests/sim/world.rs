@@ -615,14 +615,6 @@ impl World {
                     self.see(&Seen::Freshness { process: id, live });
                 }
                 engine::Event::Joined => process.joined = true,
-                engine::Event::Sentinels(addresses) => {
-                    let opener = (id, process.host);
-                    self.with_links(|links, context| {
-                        for address in addresses {
-                            links.verify(context, opener, address);
-                        }
-                    });
-                }
                 engine::Event::SeedsWanted => {
                     let seeds = Input::Seeds(self.seed_addresses());
                     let answer = Duration::from_millis(self.rng.u64(1..50));
