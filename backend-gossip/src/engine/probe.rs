@@ -1,8 +1,8 @@
 //! The probe cycle (SWIM section 3.1, with Lifeguard's nacks and local health): ping one member;
 //! when it doesn't answer soon, ask helpers and knock over a link; when nothing comes, suspect it.
 //!
-//! Every other probe goes to a ring neighbour, the others around all members in random order. So
-//! each member is probed by its predecessors at least every two intervals, and by everybody in time.
+//! Every other probe goes to the ring successor, the others around all members in random order. So
+//! each member is probed by its predecessor every two intervals, and by everybody in time.
 //!
 //! Beside the cycle there are *checks*: a ping and a knock at one moment, on behalf of another
 //! member or because something speaks against one.
@@ -378,9 +378,12 @@ impl Engine {
 
     fn next_target(&mut self) -> Option<u64> {
         self.turn = self.turn.wrapping_add(1);
-        let neighbours = self.sentinels.len();
-        if self.turn.is_multiple_of(2) && neighbours > 0 {
-            return Some(self.sentinels[self.turn / 2 % neighbours]);
+        // The next one only: several predecessors that took turns would now and then all leave the
+        // same gap.
+        if self.turn.is_multiple_of(2)
+            && let Some(successor) = self.sentinels.first()
+        {
+            return Some(*successor);
         }
         self.members.next_to_probe(&mut self.rng)
     }
