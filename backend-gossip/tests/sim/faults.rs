@@ -144,10 +144,15 @@ impl World {
     pub(crate) fn cut(&mut self, slots: &[usize], direction: Direction) -> CutId {
         self.counters.partitions += 1;
         self.counters.partitions_one_way += u64::from(direction != Direction::Both);
-        let inside: BTreeSet<HostId> = slots.iter().map(|slot| self.slots[*slot].host).collect();
-        let cut = self.net.cut(inside, direction);
+        let cut = self.net.cut(self.hosts(slots), None, direction);
         self.update_cut_off();
         cut
+    }
+
+    /// Stops what one slot sends to another.
+    pub(crate) fn cut_way(&mut self, from: usize, to: usize) -> CutId {
+        let (from, to) = (self.hosts(&[from]), self.hosts(&[to]));
+        self.net.cut(from, Some(to), Direction::Out)
     }
 
     /// Stops frames between these slots and all others for a while.
@@ -209,6 +214,11 @@ impl World {
         }
         self.update_cut_off();
         self.see(&Seen::Calm);
+    }
+
+    fn hosts(&self, slots: &[usize]) -> BTreeSet<HostId> {
+        let hosts = slots.iter().map(|slot| self.slots[*slot].host);
+        hosts.collect()
     }
 
     fn set_pace(&mut self, slot: usize, pace: Pace, lasting: Duration) -> bool {

@@ -65,11 +65,29 @@ pub(crate) enum Direction {
     Out,
 }
 
-/// A partition: some hosts against all others.
+/// A partition: some hosts against all others, or against some.
 #[derive(Clone, Debug)]
 struct Cut {
     inside: BTreeSet<HostId>,
+    /// `None`: everybody who isn't inside.
+    outside: Option<BTreeSet<HostId>>,
     direction: Direction,
+}
+
+impl Cut {
+    fn stops(&self, from: HostId, to: HostId) -> bool {
+        let outside = |host| {
+            let named = self.outside.as_ref();
+            named.map_or(!self.inside.contains(&host), |named| named.contains(&host))
+        };
+        let leaves = self.inside.contains(&from) && outside(to);
+        let enters = self.inside.contains(&to) && outside(from);
+        match self.direction {
+            Direction::Both => leaves || enters,
+            Direction::In => enters,
+            Direction::Out => leaves,
+        }
+    }
 }
 
 /// Names a cut, to heal it.
@@ -161,10 +179,20 @@ impl Net {
         }
     }
 
-    pub(crate) fn cut(&mut self, inside: BTreeSet<HostId>, direction: Direction) -> CutId {
+    pub(crate) fn cut(
+        &mut self,
+        inside: BTreeSet<HostId>,
+        outside: Option<BTreeSet<HostId>>,
+        direction: Direction,
+    ) -> CutId {
         self.cuts_made += 1;
         let id = CutId(self.cuts_made);
-        self.cuts.insert(id, Cut { inside, direction });
+        let cut = Cut {
+            inside,
+            outside,
+            direction,
+        };
+        self.cuts.insert(id, cut);
         id
     }
 
@@ -191,15 +219,7 @@ impl Net {
 
     /// Whether a partition stops what one host sends to another.
     pub(crate) fn is_cut(&self, from: HostId, to: HostId) -> bool {
-        self.cuts.values().any(|cut| {
-            let (out, in_) = (cut.inside.contains(&from), cut.inside.contains(&to));
-            out != in_
-                && match cut.direction {
-                    Direction::Both => true,
-                    Direction::In => in_,
-                    Direction::Out => out,
-                }
-        })
+        self.cuts.values().any(|cut| cut.stops(from, to))
     }
 
     /// Whether a partition stops what one address sends to another.
@@ -288,10 +308,10 @@ mod tests {
     #[test]
     fn one_way_cuts_stop_one_way() {
         let (mut net, a, b) = net();
-        let cut = net.cut(BTreeSet::from([a]), Direction::In);
+        let cut = net.cut(BTreeSet::from([a]), None, Direction::In);
         assert!(net.is_cut(b, a) && !net.is_cut(a, b));
         net.heal(cut);
-        net.cut(BTreeSet::from([a]), Direction::Out);
+        net.cut(BTreeSet::from([a]), None, Direction::Out);
         assert!(net.is_cut(a, b) && !net.is_cut(b, a));
     }
 

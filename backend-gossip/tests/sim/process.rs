@@ -117,6 +117,10 @@ pub(crate) struct Process {
     /// What its watchers show.
     pub(crate) told: BTreeMap<ServiceName, Vec<Arc<Instance>>>,
     pub(crate) live_told: bool,
+    /// How many instances have left what its watchers show.
+    pub(crate) vanished: usize,
+    /// Whom it has ever taken for dead, by name.
+    pub(crate) buried: Vec<Arc<str>>,
     pub(crate) cut_off: bool,
     inbox: VecDeque<Input>,
     datagrams: usize,
@@ -144,6 +148,8 @@ impl Process {
             kept: Vec::new(),
             asked: BTreeMap::new(),
             superseded: BTreeMap::new(),
+            vanished: 0,
+            buried: Vec::new(),
             told: BTreeMap::new(),
             live_told: engine.freshness().is_live(),
             engine,
@@ -151,6 +157,17 @@ impl Process {
             inbox: VecDeque::new(),
             datagrams: 0,
         }
+    }
+
+    /// The keys that its watchers show.
+    pub(crate) fn shows(&self) -> Vec<InstanceKey> {
+        let all = self.told.values().flatten();
+        all.map(|instance| instance.key().clone()).collect()
+    }
+
+    /// Whether its watchers are told that the view is live.
+    pub(crate) fn is_live(&self) -> bool {
+        self.live_told
     }
 
     /// Whether an input can be handled the moment it arrives.

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use tidings_api::{Generation, Instance, InstanceKey, Selector};
-use tidings_gossip::engine::{self, Engine, EngineConfig, Identity, Route, Transmit};
+use tidings_gossip::engine::{
+    self, Engine, EngineConfig, Identity, MemberState, Route, Transmit,
+};
 
 use crate::checkers::agreement::disagreement;
 use crate::checkers::{Checkers, Limits, Outcome, Violation};
@@ -302,6 +304,16 @@ impl World {
         Snapshot {
             processes: staying.map(state).collect(),
         }
+    }
+
+    /// The process that runs in a slot.
+    ///
+    /// # Panics
+    /// Where none does.
+    pub(crate) fn process(&self, slot: usize) -> &Process {
+        let id = self.slots[slot].process;
+        let process = id.and_then(|id| self.processes.get(&id));
+        process.expect("a process runs in the slot")
     }
 
     /// The run so far as one number.
@@ -601,10 +613,13 @@ impl World {
                 engine::Event::Changed(service) => {
                     let after = process.engine.view(&Selector::Service(service.clone()));
                     let before = process.told.insert(service.clone(), after.clone());
+                    let before = before.unwrap_or_default();
+                    let stays = |old: &Arc<Instance>| after.iter().any(|i| i.key() == old.key());
+                    process.vanished += before.iter().filter(|old| !stays(old)).count();
                     self.see(&Seen::View {
                         process: id,
                         service: &service,
-                        before: &before.unwrap_or_default(),
+                        before: &before,
                         after: &after,
                     });
                 }
@@ -629,11 +644,16 @@ impl World {
                     self.keep_links(id);
                 }
                 engine::Event::NameTaken { .. } => self.counters.names_taken += 1,
-                engine::Event::Member { member, state } => self.see(&Seen::Member {
-                    process: id,
-                    member: &member,
-                    state,
-                }),
+                engine::Event::Member { member, state } => {
+                    if state == MemberState::Dead {
+                        process.buried.push(member.name.clone());
+                    }
+                    self.see(&Seen::Member {
+                        process: id,
+                        member: &member,
+                        state,
+                    });
+                }
             }
         }
     }
