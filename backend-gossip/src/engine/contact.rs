@@ -26,6 +26,8 @@ const HEARD_PROBES: u32 = 2;
 pub(super) struct Contact {
     started: Instant,
     last_heard: Instant,
+    /// Since when silence counts: a pause is none.
+    listening: Instant,
     cut_off: Option<CutOff>,
 }
 
@@ -41,6 +43,7 @@ impl Contact {
         Self {
             started: now,
             last_heard: now,
+            listening: now,
             cut_off: None,
         }
     }
@@ -108,9 +111,12 @@ impl Engine {
         (cut_off.silent || !over).then(|| now + interval)
     }
 
-    /// Starts to listen anew after a pause: what was missed says nothing.
+    /// Starts to listen anew after a pause: what was missed says nothing, neither for nor against
+    /// anybody.
     pub(super) fn resume_contact(&mut self, now: Instant) {
-        self.contact.last_heard = now;
+        if self.contact.cut_off.is_none_or(|cut_off| !cut_off.silent) {
+            self.contact.listening = now;
+        }
         self.restart_suspicions(now);
     }
 
@@ -135,7 +141,8 @@ impl Engine {
         };
         let (reached, missed) = (others.len() - suspects, suspects - gone);
         let silence = self.config.probe_interval * SILENCE_PROBES;
-        let silent = now.saturating_duration_since(self.contact.last_heard) > silence;
+        let since = self.contact.last_heard.max(self.contact.listening);
+        let silent = now.saturating_duration_since(since) > silence;
         if reached + missed == 0 {
             return None;
         }
