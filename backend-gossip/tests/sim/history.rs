@@ -84,8 +84,6 @@ pub(crate) enum Seen<'a> {
         member: &'a Identity,
         state: MemberState,
     },
-    /// A process told that it hears the cluster (`live`), or no longer does.
-    Freshness { process: ProcessId, live: bool },
     /// A process handed a frame to the network.
     Sent {
         process: ProcessId,

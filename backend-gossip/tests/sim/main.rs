@@ -6,6 +6,8 @@
 //! at [`run`]; [`world`] is what it runs in; [`sweep`] runs many seeds and says how to replay one.
 //! [`scenarios`] are runs written by hand, and [`selftest`] shows that each checker can fail.
 
+#![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
+
 mod app;
 mod checkers;
 mod counters;

@@ -260,14 +260,14 @@ type Broken = (&'static str, fn(&mut [ProcessState]));
 
 const DISAGREEMENTS: [Broken; RULES.len()] = [
     ("registrations-held", |states| {
-        states[0].registrations.clear()
+        states[0].registrations.clear();
     }),
     ("superseded-told", |states| {
         states[1].asked = states[0].asked.clone();
         states[1].registrations = states[0].registrations.clone();
     }),
     ("members-converge", |states| {
-        states[0].members[0].state = MemberState::Suspect
+        states[0].members[0].state = MemberState::Suspect;
     }),
     ("views-converge", |states| states[1].view.clear()),
     ("digests-equal", |states| states[1].digest += 1),

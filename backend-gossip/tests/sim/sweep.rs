@@ -35,7 +35,7 @@ fn sweep() {
     }
     let first = variable("SIM_FIRST").unwrap_or(1);
     let count = variable("SIM_SEEDS").unwrap_or(SEEDS);
-    let total = run_all((first..first + count).collect());
+    let total = run_all(&(first..first + count).collect::<Vec<_>>());
     if count >= SEEDS_WITH_ALL_FAULTS {
         for (name, count) in total.rows() {
             // Two clusters meet in a scenario of their own.
@@ -50,7 +50,8 @@ fn regressions() {
         .lines()
         .filter_map(|line| line.split_whitespace().next());
     let seeds = seeds.filter(|word| !word.starts_with('#'));
-    run_all(seeds.map(|seed| seed.parse().expect("a seed")).collect());
+    let seeds: Vec<_> = seeds.map(|seed| seed.parse().expect("a seed")).collect();
+    run_all(&seeds);
 }
 
 #[test]
@@ -64,7 +65,7 @@ fn equal_seeds_give_equal_runs() {
 }
 
 /// Runs these seeds on all cores; panics at the end where some failed.
-fn run_all(seeds: Vec<u64>) -> Counters {
+fn run_all(seeds: &[u64]) -> Counters {
     let begin = Instant::now();
     let next = AtomicU64::new(0);
     let results = Mutex::new(Vec::new());

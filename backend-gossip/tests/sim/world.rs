@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use tidings_api::{Generation, Instance, InstanceKey, Selector};
-use tidings_gossip::engine::{
-    self, Engine, EngineConfig, Identity, MemberState, Route, Transmit,
-};
+use tidings_gossip::engine::{self, Engine, EngineConfig, Identity, MemberState, Route, Transmit};
 
 use crate::checkers::agreement::disagreement;
 use crate::checkers::{Checkers, Limits, Outcome, Violation};
@@ -243,32 +241,6 @@ impl World {
     /// The first rule that was broken.
     pub(crate) fn run_for(&mut self, time: Duration) -> Outcome {
         self.run_until(self.now + time)
-    }
-
-    /// Runs until `condition` holds, and says how long that took.
-    ///
-    /// # Errors
-    /// The first rule that was broken, or the missed condition by its name.
-    pub(crate) fn run_until_that(
-        &mut self,
-        name: &'static str,
-        within: Duration,
-        mut condition: impl FnMut(&Snapshot) -> Result<(), String>,
-    ) -> Outcome<Duration> {
-        let begin = self.now;
-        loop {
-            let Err(seen) = condition(&self.snapshot()) else {
-                return Ok(self.now - begin);
-            };
-            if self.now >= begin + within {
-                return Err(Violation {
-                    checker: name,
-                    at: self.now,
-                    seen: format!("not within {within:?}: {seen}"),
-                });
-            }
-            self.run_for(LOOK_INTERVAL)?;
-        }
     }
 
     /// Runs until all members agree on everything, and says how long that took.
@@ -627,7 +599,6 @@ impl World {
                     let live = freshness.is_live();
                     process.live_told = live;
                     self.counters.stale += u64::from(!live);
-                    self.see(&Seen::Freshness { process: id, live });
                 }
                 engine::Event::Joined => process.joined = true,
                 engine::Event::SeedsWanted => {

@@ -368,7 +368,7 @@ impl Checker for InTime {
             .drain(..)
             .partition(|waiting| waiting.due <= at);
         self.waiting = waiting;
-        for waiting in Vec::<Waiting>::from(due) {
+        for waiting in due {
             let bound = waiting.due - waiting.since;
             // Who has started only just needs as long itself.
             let mut able = processes.iter().filter(|state| {

@@ -52,9 +52,9 @@ pub(crate) struct Offer {
 }
 
 impl Life {
-    /// The name it goes by now.
-    pub(crate) fn name(&self) -> Option<&Arc<str>> {
-        self.identities.last().map(|identity| &identity.name)
+    /// What it is known as now.
+    pub(crate) fn identity(&self) -> Option<&Identity> {
+        self.identities.last()
     }
 }
 

@@ -84,10 +84,6 @@ impl Checkers {
         self.checkers.iter().map(|checker| checker.name())
     }
 
-    pub(crate) fn ledger(&self) -> &Ledger {
-        &self.ledger
-    }
-
     /// Enters what happened, and judges it.
     ///
     /// # Errors

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings_api::{Instance, InstanceKey};
+use tidings_api::{Generation, Instance, InstanceKey};
 use tidings_gossip::engine::MemberState;
 
+use super::ledger::Life;
 use super::{Checker, Ledger, Limits, Phase};
 use crate::history::{ProcessId, Seen, Snapshot, Stamp, shown};
 
@@ -84,7 +85,7 @@ impl Checker for ClustersApart {
 #[derive(Debug, Default)]
 struct NeverBackInTime {
     turns: BTreeMap<(ProcessId, Arc<str>, InstanceKey), u64>,
-    starts: BTreeMap<(ProcessId, Arc<str>), ProcessId>,
+    starts: BTreeMap<(ProcessId, Arc<str>), Generation>,
 }
 
 impl Checker for NeverBackInTime {
@@ -96,32 +97,21 @@ impl Checker for NeverBackInTime {
         let Seen::View { process, after, .. } = seen else {
             return Ok(());
         };
-        for instance in *after {
-            let Some(stamp) = Stamp::of(instance) else {
+        for (instance, stamp) in stamped(after) {
+            let Some(owner) = ledger.life(stamp.owner).and_then(Life::identity) else {
                 continue;
             };
-            let Some(name) = ledger
-                .life(stamp.owner)
-                .and_then(|life| life.name())
-                .cloned()
-            else {
-                continue;
-            };
-            let start = self
-                .starts
-                .entry((*process, name.clone()))
-                .or_insert(stamp.owner);
-            if stamp.owner < *start {
+            let name = owner.name.clone();
+            let start = self.starts.entry((*process, name.clone())).or_default();
+            if owner.generation < *start {
                 return Err(format!(
                     "{process} shows {} after it has shown the later start {start} of {name}",
                     shown(instance)
                 ));
             }
-            *start = stamp.owner;
-            let turn = self
-                .turns
-                .entry((*process, name, instance.key().clone()))
-                .or_default();
+            *start = owner.generation;
+            let key = (*process, name, instance.key().clone());
+            let turn = self.turns.entry(key).or_default();
             if stamp.turn < *turn {
                 return Err(format!(
                     "{process} shows {} after it has shown turn {turn}",

@@ -1,0 +1,126 @@
+//! Restarts, alone and together.
+
+use std::collections::BTreeSet;
+
+use super::{cluster, each_seed, seconds};
+use crate::app::key;
+use crate::faults::Place;
+use crate::net::Direction;
+use crate::run::CLUSTER;
+
+#[test]
+fn a_restart_storm_leaves_no_members_behind() {
+    each_seed(|seed| {
+        let mut world = cluster(seed, 12)?;
+        for round in 0..10 {
+            for slot in 0..6 {
+                world.restart((round * 5 + slot) % 12, Place::New);
+            }
+            world.run_for(seconds(2))?;
+        }
+        world.run_until_agreed(seconds(60))?;
+        for slot in 0..12 {
+            let members: Vec<_> = world.process(slot).engine.members().collect();
+            assert_eq!(members.len(), 12, "m{slot} knows {members:?}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn everyone_restarts_at_once() {
+    each_seed(|seed| {
+        let mut world = cluster(seed, 10)?;
+        for place in [Place::Same, Place::New] {
+            for slot in 0..10 {
+                world.kill(slot);
+            }
+            for slot in 0..10 {
+                world.restart(slot, place);
+            }
+            world.run_until_agreed(seconds(20))?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn who_stays_finds_the_others_at_new_addresses_behind_the_same_seeds() {
+    each_seed(|seed| {
+        let mut world = cluster(seed, 9)?;
+        // The hosts of all but one are replaced: nobody knows the one, and it knows nobody.
+        for slot in 0..8 {
+            world.silence(slot);
+        }
+        world.run_for(seconds(5))?;
+        for slot in 0..8 {
+            world.restart(slot, Place::New);
+        }
+        // It has the seeds resolved again once a minute.
+        world.run_until_agreed(seconds(120))?;
+        Ok(())
+    });
+}
+
+#[test]
+fn two_processes_of_one_name_both_stay_visible() {
+    each_seed(|seed| {
+        let mut world = cluster(seed, 4)?;
+        let twin = world.add_slot("m2", CLUSTER);
+        world.register(twin, &key("web", "twin"), 50);
+        world.start(twin);
+        world.run_until_agreed(seconds(20))?;
+        let names: BTreeSet<_> = [0, 1, 2, 3, twin]
+            .map(|slot| world.process(slot).identity.name.clone())
+            .into();
+        assert_eq!(
+            names.len(),
+            5,
+            "one of the two has another name now: {names:?}"
+        );
+        world.settled();
+        world.run_for(seconds(60))?;
+        world.run_until_agreed(seconds(2))?;
+        assert_eq!(world.counters.names_taken, 1, "that is the end of it");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_restart_in_place_is_no_removal_and_no_death() {
+    each_seed(|seed| {
+        let mut world = cluster(seed, 6)?;
+        world.run_for(seconds(5))?;
+        world.settled();
+        for _ in 0..5 {
+            world.restart(2, Place::Same);
+            world.run_until_agreed(seconds(5))?;
+            world.run_for(seconds(10))?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_newer_owner_of_a_key_wins_everywhere_and_the_older_one_stops() {
+    each_seed(|seed| {
+        let mut world = cluster(seed, 5)?;
+        let shared = key("web", "shared");
+        world.register(1, &shared, 20);
+        world.run_until_agreed(seconds(5))?;
+        // Also where the newer one can't be heard for a while.
+        let cut = world.cut(&[3], Direction::Both);
+        world.register(3, &shared, 20);
+        world.run_for(seconds(10))?;
+        world.heal(cut);
+        world.run_until_agreed(seconds(60))?;
+        assert!(!world.process(1).asked.contains_key(&shared));
+        assert!(world.process(3).asked.contains_key(&shared));
+        // It may come back, and is the newer one then.
+        world.register(1, &shared, 20);
+        world.run_until_agreed(seconds(5))?;
+        assert!(world.process(1).asked.contains_key(&shared));
+        assert_eq!(world.counters.superseded, 2);
+        Ok(())
+    });
+}
