@@ -80,18 +80,9 @@ impl Member {
         start_hash(id, self.generation)
     }
 
-    /// How new this is, in the order of the lattice. In the index alive and suspect are the same:
-    /// a suspicion spreads by itself and ends soon, and is no reason to sync.
+    /// How new this is.
     pub(super) fn stamp(&self) -> Stamp {
-        let rank = match self.state {
-            MemberState::Alive | MemberState::Suspect => 0,
-            MemberState::Dead => 1,
-            MemberState::Left => 2,
-        };
-        Stamp(
-            self.generation,
-            self.incarnation.saturating_mul(4).saturating_add(rank),
-        )
+        stamp(self.generation, self.incarnation, self.state)
     }
 
     /// The member in its own words.
@@ -127,6 +118,30 @@ impl Member {
             accusers,
             refused,
         })
+    }
+}
+
+/// How new something is that is known of a member, in the order of the lattice. Alive and suspect
+/// are the same here: a suspicion spreads by itself and ends soon, and is no reason to sync.
+pub(super) fn stamp(generation: u64, incarnation: u64, state: MemberState) -> Stamp {
+    let rank = match state {
+        MemberState::Alive | MemberState::Suspect => 0,
+        MemberState::Dead => 1,
+        MemberState::Left => 2,
+    };
+    Stamp(
+        generation,
+        incarnation.saturating_mul(4).saturating_add(rank),
+    )
+}
+
+impl From<Verdict> for MemberState {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Suspect => Self::Suspect,
+            Verdict::Dead => Self::Dead,
+            Verdict::Left => Self::Left,
+        }
     }
 }
 

@@ -69,11 +69,7 @@ impl Engine {
         let Some(member) = self.members.find(accuse.member) else {
             return;
         };
-        let state = match accuse.verdict {
-            Verdict::Suspect => MemberState::Suspect,
-            Verdict::Dead => MemberState::Dead,
-            Verdict::Left => MemberState::Left,
-        };
+        let state = MemberState::from(accuse.verdict);
         let heard = (accuse.generation, accuse.incarnation, state);
         let known = (member.generation, member.incarnation, member.state);
         if heard.0 != known.0 || heard < known {

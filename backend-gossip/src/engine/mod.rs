@@ -564,8 +564,17 @@ impl Engine {
                 self.handle_ping_request(now, route, sequence, target, refused);
             }
             Message::Nack { sequence } => self.handle_nack(now, sequence),
-            Message::Alive(alive) => self.handle_alive(now, route, sender, &alive),
-            Message::Accuse(accuse) => self.handle_accuse(now, &accuse),
+            Message::Alive(alive) => {
+                self.handle_alive(now, route, sender, &alive);
+                let told = member::stamp(alive.generation, alive.incarnation, MemberState::Alive);
+                answer.told(wire::member_hash(&alive.name), told);
+            }
+            Message::Accuse(accuse) => {
+                self.handle_accuse(now, &accuse);
+                let state = accuse.verdict.into();
+                let told = member::stamp(accuse.generation, accuse.incarnation, state);
+                answer.told(accuse.member, told);
+            }
             Message::Record(record) => self.handle_record(now, record),
             Message::Sync(ranges) => self.handle_sync(&ranges, answer),
             Message::Have {

@@ -33,6 +33,17 @@ pub(super) struct Answer {
     engaged: bool,
     asks: Vec<Message>,
     items: Vec<ItemKey>,
+    /// What the frame said of members. Where more is known, the sender is told: who is gone isn't
+    /// part of what is compared, and nothing else would.
+    told: BTreeMap<u64, Stamp>,
+}
+
+impl Answer {
+    /// Notes what a frame says of a member.
+    pub(super) fn told(&mut self, id: u64, stamp: Stamp) {
+        let told = self.told.entry(id).or_insert(stamp);
+        *told = stamp.max(*told);
+    }
 }
 
 impl Engine {
@@ -142,15 +153,21 @@ impl Engine {
 
     /// Sends what a frame is answered with, in frames of a bounded size.
     pub(super) fn answer(&mut self, route: Route, answer: Answer) {
-        if !answer.engaged {
-            return;
-        }
         let Answer {
+            engaged,
             mut asks,
             mut items,
-            ..
+            told,
         } = answer;
-        if asks.is_empty() {
+        if matches!(route, Route::Reply(_)) {
+            let newer = |(id, told): &(u64, Stamp)| {
+                let known = self.members.find(*id);
+                *id != self.me && known.is_some_and(|known| known.stamp() > *told)
+            };
+            let outdated = told.into_iter().filter(newer);
+            items.extend(outdated.map(|(id, _)| ItemKey::Member(id)));
+        }
+        if engaged && asks.is_empty() {
             asks.push(Message::SyncDone {
                 digest: self.items.digest(),
             });

@@ -51,8 +51,8 @@ fn regressions() {
         .lines()
         .filter_map(|line| line.split_whitespace().next());
     let seeds = seeds.filter(|word| !word.starts_with('#'));
-    let seeds = seeds.map(|seed| seed.parse().expect("a seed"));
-    run_all(&seeds.collect::<Vec<_>>());
+    let seeds: Vec<_> = seeds.map(|seed| seed.parse().expect("a seed")).collect();
+    run_all(&seeds);
 }
 
 #[test]
