@@ -130,6 +130,7 @@ impl Driver {
             driver.engine.handle_seeds(now, &[]);
         }
         driver.drain(now);
+        driver.refresh();
         driver.settle();
         driver
     }
@@ -352,6 +353,8 @@ impl Driver {
             self.next_sweep = now + SWEEP_INTERVAL;
             self.links.tend(now);
             self.watches.sweep();
+            // It grows with what the network loses.
+            self.board.crash_bound(self.engine.crash_bound());
         }
         if matches!(self.life, Life::Leaving(until) if until <= now) {
             self.life = Life::Over;
