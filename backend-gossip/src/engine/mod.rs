@@ -175,7 +175,8 @@ pub struct Stats {
     pub bytes_out: u64,
     /// Frames dropped, in whole or from the first bad message on, because they don't decode.
     pub malformed: u64,
-    /// Frames dropped because another cluster, or this member itself, sent them.
+    /// Frames dropped because another cluster, or this member itself, sent them, and messages of a
+    /// sync that came by datagram.
     pub foreign: u64,
     /// Suspicions this member raised.
     pub suspicions: u64,
@@ -548,6 +549,11 @@ impl Engine {
             if let Message::Ack { sequence, .. } = message {
                 self.confirm_leave(sequence, sender);
             }
+            return;
+        }
+        if matches!(route, Route::Datagram(_)) && message.is_of_sync() {
+            // The answer may be all there is, and the sender's address is anybody's claim.
+            self.stats.foreign += 1;
             return;
         }
         match message {

@@ -26,6 +26,10 @@ const LEAF_ITEMS: u64 = 32;
 /// Parts a range is split into.
 const SPLIT: u64 = 16;
 
+/// Most ranges of one message, so that it stays well below the size of a batch: a registry of a
+/// hundred thousand items that differ everywhere is split into more of them than a frame can hold.
+const RANGES_PER_MESSAGE: usize = 1_024;
+
 /// What one frame is answered with.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
@@ -33,6 +37,26 @@ pub(super) struct Answer {
     engaged: bool,
     asks: Vec<Message>,
     items: Vec<ItemKey>,
+    compared: Ascent,
+    listed: Ascent,
+}
+
+/// How far the ranges of one frame have come. They ascend and don't overlap: others would make a
+/// frame cost its ranges times all items instead of their sum.
+#[derive(Debug, Default)]
+struct Ascent {
+    last: Option<u64>,
+}
+
+impl Ascent {
+    /// Whether a range is one, and lies above all before it.
+    fn admit(&mut self, first: u64, last: u64) -> bool {
+        let admitted = first <= last && self.last.is_none_or(|before| first > before);
+        if admitted {
+            self.last = Some(last);
+        }
+        admitted
+    }
 }
 
 impl Engine {
@@ -68,8 +92,11 @@ impl Engine {
         let mut split = Vec::new();
         for theirs in ranges {
             let (first, last) = (theirs.first, theirs.last);
+            if !answer.compared.admit(first, last) {
+                continue;
+            }
             let ours = self.items.range_digest(first, last);
-            if first > last || (ours.digest, ours.count) == (theirs.digest, theirs.count) {
+            if (ours.digest, ours.count) == (theirs.digest, theirs.count) {
                 continue;
             }
             if theirs.count == 0 {
@@ -93,9 +120,10 @@ impl Engine {
                 split.extend(parts.map(|(first, last)| self.items.range_digest(first, last)));
             }
         }
-        if !split.is_empty() {
-            answer.asks.push(Message::Sync(split));
-        }
+        let messages = split.chunks(RANGES_PER_MESSAGE);
+        answer
+            .asks
+            .extend(messages.map(|ranges| Message::Sync(ranges.to_vec())));
     }
 
     pub(super) fn handle_have(
@@ -106,6 +134,9 @@ impl Engine {
         answer: &mut Answer,
     ) {
         answer.engaged = true;
+        if !answer.listed.admit(first, last) {
+            return;
+        }
         let theirs: BTreeMap<u64, Stamp> = entries.iter().copied().collect();
         let only_ours = self
             .items
