@@ -73,6 +73,10 @@ pub use self::member::MemberState;
 /// Time between two rounds of forgetting and pruning.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Time from an owner's newest word, which may have raised its floor, to the loss of the live
+/// records below it: long enough for several probes, each of which starts a sync.
+const VOID_GRACE: Duration = Duration::from_secs(30);
+
 /// Who this member is, for one start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -736,7 +740,7 @@ impl Engine {
         self.timers
             .set(Timer::Housekeeping, now + HOUSEKEEPING_INTERVAL);
         self.forget_gone(now);
-        self.drop_void();
+        self.drop_void(now);
         self.prune_tombstones(now);
     }
 
@@ -763,14 +767,20 @@ impl Engine {
         self.broadcasts.remove(&ItemKey::Member(id));
     }
 
-    /// Drops the records that their owners' floors have voided. Not at once when the floor is heard:
-    /// the live ones among them have newer versions on the way.
-    fn drop_void(&mut self) {
+    /// Drops the records that their owners' floors have voided. Not soon after the floor was heard:
+    /// the live ones among them have newer versions on the way, and would leave the views until
+    /// these arrive.
+    fn drop_void(&mut self, now: Instant) {
         let mut void = Vec::new();
         for owner in self.registry.owners() {
-            let floor = self.members.find(owner).map_or(0, |member| member.floor);
+            let Some(member) = self.members.find(owner) else {
+                continue;
+            };
+            if now.saturating_duration_since(member.heard) < VOID_GRACE {
+                continue;
+            }
             let records = self.registry.of(owner);
-            let below = records.filter(|(_, stored)| stored.version <= floor);
+            let below = records.filter(|(_, stored)| stored.version <= member.floor);
             void.extend(below.map(|(key, _)| (owner, key.clone())));
         }
         for (owner, key) in void {
@@ -823,10 +833,10 @@ impl Engine {
     fn raise_floor(&mut self, now: Instant, floor: u64) {
         self.members.change(self.me, &mut self.rng, |me| {
             me.floor = floor;
-            me.incarnation += 1;
+            me.incarnation = me.incarnation.saturating_add(1);
         });
         self.index_member(self.me);
-        self.drop_void();
+        self.drop_void_tombstones(self.me);
         self.spread(now, ItemKey::Member(self.me));
     }
 
