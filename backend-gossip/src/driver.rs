@@ -128,6 +128,7 @@ impl Driver {
             driver.engine.handle_seeds(now, &[]);
         }
         driver.drain(now);
+        driver.refresh();
         driver.settle();
         driver
     }
@@ -348,6 +349,8 @@ impl Driver {
             self.board.crash_bound(self.engine.crash_bound());
             self.links.tend(now);
             self.watches.sweep();
+            // It grows with what the network loses.
+            self.board.crash_bound(self.engine.crash_bound());
         }
         if matches!(self.life, Life::Leaving(until) if until <= now) {
             self.life = Life::Over;

@@ -135,13 +135,13 @@ impl Feed {
     /// freshness differ from the last view; instances whose content did not change keep their
     /// `Arc`. Costs one comparison of the set, however many watches there are.
     pub fn publish(&self, instances: Vec<Arc<Instance>>, freshness: Freshness) {
-        self.topic.publish(View::new(instances, freshness));
+        let view = View::new(instances, freshness);
+        self.topic.change(|_| view);
     }
 
     /// Marks the last view, whatever it holds (WAT-4). Stale on stale keeps the first moment.
     pub fn mark(&self, freshness: Freshness) {
-        self.topic
-            .publish(self.topic.view().with_freshness(freshness));
+        self.topic.change(|last| last.with_freshness(freshness));
     }
 
     /// Whether no watch is left at this moment.
@@ -234,15 +234,21 @@ impl Topic {
         View::clone(&self.view.load())
     }
 
-    fn publish(&self, view: View) {
-        let last = self.view.load();
-        if view.same_as(&last) {
-            return;
-        }
-        let view = view.taking_over(&last);
-        self.view.store(Arc::new(view));
-        // After the store: whoever wakes reads this view or a newer one.
-        self.signal.send_modify(|signal| signal.version += 1);
+    /// Replaces the view by one made of it, as one step: a `mark` beside a `publish` must not bring
+    /// the former view back (WAT-3).
+    fn change(&self, change: impl FnOnce(&View) -> View) {
+        self.signal.send_if_modified(|signal| {
+            let last = self.view.load();
+            let view = change(&last);
+            if view.same_as(&last) {
+                return false;
+            }
+            let view = view.taking_over(&last);
+            self.view.store(Arc::new(view));
+            // After the store: whoever wakes reads this view or a newer one.
+            signal.version += 1;
+            true
+        });
     }
 
     fn end(&self) {

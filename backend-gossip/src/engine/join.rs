@@ -77,10 +77,10 @@ impl Engine {
         self.timers.clear();
         self.broadcasts.clear();
         self.fresh.clear();
-        let alive = self.members.others().len() - self.members.suspects();
+        let others = self.members.others().len();
         self.leave = Some(Leave {
             deadline: now + self.config.leave_timeout,
-            needed: alive.min(LEAVE_CONFIRMATIONS),
+            needed: others.min(LEAVE_CONFIRMATIONS),
             asked: BTreeMap::new(),
             confirmed: BTreeSet::new(),
             done: false,
@@ -151,9 +151,8 @@ impl Engine {
             return;
         }
         let (deadline, confirmed) = (leave.deadline, leave.confirmed.clone());
-        let open = |id: u64, member: &Member| {
-            member.state == MemberState::Alive && !confirmed.contains(&id)
-        };
+        // Suspects too: they may be there, and where all are suspect nobody else is left to tell.
+        let open = |id: u64, member: &Member| member.is_present() && !confirmed.contains(&id);
         for id in self.members.sample(LEAVE_FANOUT, &mut self.rng, open) {
             let sequence = self.next_sequence();
             let Some(member) = self.members.find(id) else {

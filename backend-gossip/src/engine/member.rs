@@ -38,6 +38,8 @@ pub(super) struct Member {
     pub(super) state: MemberState,
     /// Since when it has the state.
     pub(super) since: Instant,
+    /// When its present floor was heard.
+    pub(super) floor_heard: Instant,
     pub(super) address: SocketAddr,
     pub(super) floor: u64,
     pub(super) unknown: Box<[u8]>,
@@ -54,6 +56,7 @@ impl Member {
             incarnation: alive.incarnation,
             state: MemberState::Alive,
             since: now,
+            floor_heard: now,
             address: alive.address,
             floor: alive.floor,
             unknown: alive.unknown.clone(),

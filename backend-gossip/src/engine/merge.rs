@@ -2,6 +2,7 @@
 //! news is passed on.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,10 +10,11 @@ use tidings_api::{Generation, InstanceKey};
 
 use super::items::ItemKey;
 use super::member::{Member, MemberState};
+use super::registry::Offer;
 use super::suspicion::Suspicion;
 use super::timer::Timer;
 use super::{Engine, Event, Route};
-use crate::wire::limits::{MEMBERS_MAX, ORPHANS_MAX, RECORDS_PER_OWNER_MAX};
+use crate::wire::limits::{COUNTER_MAX, MEMBERS_MAX, ORPHANS_MAX, RECORDS_PER_OWNER_MAX};
 use crate::wire::message::{Accuse, Alive, Record, Verdict};
 use crate::wire::{self, Message};
 
@@ -32,6 +34,9 @@ impl Engine {
     // Members.
 
     pub(super) fn handle_alive(&mut self, now: Instant, route: Route, sender: u64, alive: &Alive) {
+        if alive.generation.max(alive.incarnation) > COUNTER_MAX {
+            return;
+        }
         let id = wire::member_hash(&alive.name);
         if id == self.me {
             self.hear_of_me(now, alive);
@@ -62,6 +67,9 @@ impl Engine {
     }
 
     pub(super) fn handle_accuse(&mut self, now: Instant, accuse: &Accuse) {
+        if accuse.generation.max(accuse.incarnation) > COUNTER_MAX {
+            return;
+        }
         if accuse.member == self.me {
             self.hear_accused(now, accuse);
             return;
@@ -236,9 +244,13 @@ impl Engine {
         self.timers.cancel(Timer::Suspicion(id));
         let old = self.members.change(id, &mut self.rng, |member| {
             let (generation, since) = (member.generation, member.since);
-            let round_trip = member.round_trip;
+            let (round_trip, floor, floor_heard) =
+                (member.round_trip, member.floor, member.floor_heard);
             *member = Member::new(now, alive);
             member.round_trip = round_trip;
+            if member.floor <= floor {
+                member.floor_heard = floor_heard;
+            }
             if generation == alive.generation && member.state == MemberState::Alive {
                 member.since = since;
             }
@@ -295,22 +307,15 @@ impl Engine {
     // This member.
 
     /// Somebody passes on what this member said, or what another of the same name says.
-    fn hear_of_me(&mut self, now: Instant, alive: &Alive) {
+    pub(super) fn hear_of_me(&mut self, now: Instant, alive: &Alive) {
         let me = self.members.me();
         let (generation, incarnation) = (me.generation, me.incarnation);
         if alive.generation > generation && alive.address == self.identity.address {
             // A former self, whose clock was ahead.
-            self.restart(now, None, alive.generation.saturating_add(1));
+            self.restart_above(now, alive.generation);
         } else if alive.generation >= generation && alive.address != self.identity.address {
             // Another process that runs under this name. It stays visible and so does this one.
-            let suffix = self.rng.u32(..);
-            let renamed: Arc<str> = format!("{}~{suffix:08x}", self.base_name()).into();
-            let event = Event::NameTaken {
-                by: alive.address,
-                renamed: renamed.clone(),
-            };
-            self.events.push_back(event);
-            self.restart(now, Some(renamed), generation);
+            self.restart_renamed(now, alive.address);
         } else if alive.generation == generation && alive.incarnation > incarnation {
             self.refute(now, alive.incarnation);
         }
@@ -330,16 +335,42 @@ impl Engine {
             self.refute(now, accuse.incarnation);
         } else if accuse.generation > me.generation && accuse.verdict != Verdict::Suspect {
             // A former self, whose clock was ahead, and which is gone.
-            self.restart(now, None, accuse.generation.saturating_add(1));
+            self.restart_above(now, accuse.generation);
         }
     }
 
     fn refute(&mut self, now: Instant, incarnation: u64) {
+        if incarnation >= COUNTER_MAX {
+            let generation = self.members.me().generation;
+            self.restart_above(now, generation);
+            return;
+        }
         self.members.change(self.me, &mut self.rng, |me| {
             me.incarnation = incarnation.saturating_add(1);
         });
         self.index_member(self.me);
         self.spread(now, ItemKey::Member(self.me));
+    }
+
+    /// Goes on as a start newer than one that was heard of; where there is none, under another name.
+    fn restart_above(&mut self, now: Instant, generation: u64) {
+        if generation < COUNTER_MAX {
+            self.restart(now, None, generation + 1);
+        } else {
+            self.restart_renamed(now, self.identity.address);
+        }
+    }
+
+    fn restart_renamed(&mut self, now: Instant, by: SocketAddr) {
+        let suffix = self.rng.u32(..);
+        let renamed: Arc<str> = format!("{}~{suffix:08x}", self.base_name()).into();
+        let event = Event::NameTaken {
+            by,
+            renamed: renamed.clone(),
+        };
+        self.events.push_back(event);
+        let generation = self.identity.generation.number();
+        self.restart(now, Some(renamed), generation);
     }
 
     /// Goes on as a new start, under another name where one is given, with all registrations.
@@ -432,7 +463,11 @@ impl Engine {
         let newest = offers
             .filter(|offer| self.is_shown(offer.owner))
             .max_by_key(|o| o.rank());
-        if newest.is_some_and(|newest| newest.owner != self.me) {
+        // What this member's own former name is still said to offer is no rival.
+        let own = self.registrations.get(key).map(|own| own.instance.clone());
+        let rival =
+            |newest: &&Offer| newest.owner != self.me && Some(&newest.instance) != own.as_ref();
+        if newest.filter(rival).is_some() {
             if let Some(registration) = self.registrations.get_mut(key) {
                 registration.superseded = true;
             }

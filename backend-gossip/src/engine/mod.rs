@@ -39,6 +39,8 @@ mod sync;
 mod timer;
 
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -72,6 +74,10 @@ pub use self::member::MemberState;
 
 /// Time between two rounds of forgetting and pruning.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Time from hearing a raised floor to the loss of the live records below it: long enough for several
+/// probes, each of which starts a sync.
+const VOID_GRACE: Duration = Duration::from_secs(10);
 
 /// Who this member is, for one start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,7 +181,8 @@ pub struct Stats {
     pub bytes_out: u64,
     /// Frames dropped, in whole or from the first bad message on, because they don't decode.
     pub malformed: u64,
-    /// Frames dropped because another cluster, or this member itself, sent them.
+    /// Frames dropped because another cluster, or this member itself, sent them, and messages of a
+    /// sync that came by datagram.
     pub foreign: u64,
     /// Suspicions this member raised.
     pub suspicions: u64,
@@ -549,6 +556,11 @@ impl Engine {
             }
             return;
         }
+        if matches!(route, Route::Datagram(_)) && message.is_of_sync() {
+            // The answer may be all there is, and the sender's address is anybody's claim.
+            self.stats.foreign += 1;
+            return;
+        }
         match message {
             Message::Ping {
                 sequence, target, ..
@@ -738,7 +750,7 @@ impl Engine {
         self.timers
             .set(Timer::Housekeeping, now + HOUSEKEEPING_INTERVAL);
         self.forget_gone(now);
-        self.drop_void();
+        self.drop_void(now);
         self.prune_tombstones(now);
     }
 
@@ -765,14 +777,20 @@ impl Engine {
         self.broadcasts.remove(&ItemKey::Member(id));
     }
 
-    /// Drops the records that their owners' floors have voided. Not at once when the floor is heard:
-    /// the live ones among them have newer versions on the way.
-    fn drop_void(&mut self) {
+    /// Drops the records that their owners' floors have voided. Not soon after the floor was heard:
+    /// the live ones among them have newer versions on the way, and would leave the views until
+    /// these arrive.
+    fn drop_void(&mut self, now: Instant) {
         let mut void = Vec::new();
         for owner in self.registry.owners() {
-            let floor = self.members.find(owner).map_or(0, |member| member.floor);
+            let Some(member) = self.members.find(owner) else {
+                continue;
+            };
+            if now.saturating_duration_since(member.floor_heard) < VOID_GRACE {
+                continue;
+            }
             let records = self.registry.of(owner);
-            let below = records.filter(|(_, stored)| stored.version <= floor);
+            let below = records.filter(|(_, stored)| stored.version <= member.floor);
             void.extend(below.map(|(key, _)| (owner, key.clone())));
         }
         for (owner, key) in void {
@@ -825,10 +843,10 @@ impl Engine {
     fn raise_floor(&mut self, now: Instant, floor: u64) {
         self.members.change(self.me, &mut self.rng, |me| {
             me.floor = floor;
-            me.incarnation += 1;
+            me.incarnation = me.incarnation.saturating_add(1);
         });
         self.index_member(self.me);
-        self.drop_void();
+        self.drop_void_tombstones(self.me);
         self.spread(now, ItemKey::Member(self.me));
     }
 

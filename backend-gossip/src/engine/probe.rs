@@ -141,7 +141,26 @@ impl Engine {
             .and_then(|member| member.to_accuse(sender));
         let mut messages = vec![ack];
         messages.extend(accuse.map(Message::Accuse));
-        self.transmit_filled(route, &messages);
+        if self.is_member_at(sender, route) {
+            self.transmit_filled(route, &messages);
+        } else {
+            let frame = self.frame(&messages);
+            self.transmit(route, frame);
+        }
+    }
+
+    /// Whether a frame comes from where its sender is known to be. Anybody can claim an address:
+    /// others than members get no broadcasts, which would multiply what a forger sends to a victim,
+    /// and be counted as sent.
+    fn is_member_at(&self, sender: u64, route: Route) -> bool {
+        let member = self
+            .members
+            .find(sender)
+            .filter(|member| member.is_present());
+        member.is_some_and(|member| match route {
+            Route::Datagram(from) => from == member.address,
+            Route::Link(_) | Route::Reply(_) => true,
+        })
     }
 
     pub(super) fn handle_ack(&mut self, now: Instant, sender: u64, sequence: u64, digest: u64) {

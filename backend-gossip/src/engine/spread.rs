@@ -22,6 +22,10 @@ const PUSH_FRAMES_BURST: i64 = 200;
 /// Space in a datagram below which no broadcast is tried.
 const SPACE_WORTH_FILLING: usize = 24;
 
+/// Broadcasts tried and found too large for what is left of a datagram before it is sent as it is: in
+/// a storm thousands are queued, and every ping and ack would encode them all.
+const MISFITS_MAX: usize = 16;
+
 /// What may be pushed; goes into debt by one round and waits until it is paid.
 #[derive(Debug)]
 pub(super) struct Budget {
@@ -153,9 +157,9 @@ impl Engine {
     /// Fills a datagram with queued broadcasts; answers how many went in.
     pub(super) fn fill(&mut self, frame: &mut Vec<u8>) -> usize {
         let space = self.config.datagram_bytes;
-        let (mut sent, mut too_large) = (Vec::new(), Vec::new());
+        let (mut sent, mut too_large, mut misfits) = (Vec::new(), Vec::new(), 0);
         for key in self.broadcasts.iter() {
-            if frame.len() + SPACE_WORTH_FILLING > space {
+            if frame.len() + SPACE_WORTH_FILLING > space || misfits >= MISFITS_MAX {
                 break;
             }
             let bytes = self.encode_item(key);
@@ -165,6 +169,8 @@ impl Engine {
             } else if frame.len() + bytes.len() <= space {
                 frame.extend_from_slice(&bytes);
                 sent.push(key.clone());
+            } else {
+                misfits += 1;
             }
         }
         for key in too_large {

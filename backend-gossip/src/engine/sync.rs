@@ -26,6 +26,10 @@ const LEAF_ITEMS: u64 = 32;
 /// Parts a range is split into.
 const SPLIT: u64 = 16;
 
+/// Most ranges of one message, so that it stays well below the size of a batch: a registry of a
+/// hundred thousand items that differ everywhere is split into more of them than a frame can hold.
+const RANGES_PER_MESSAGE: usize = 1_024;
+
 /// What one frame is answered with.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
@@ -36,6 +40,8 @@ pub(super) struct Answer {
     /// What the frame said of members. Where more is known, the sender is told: who is gone isn't
     /// part of what is compared, and nothing else would.
     told: BTreeMap<u64, Stamp>,
+    compared: Ascent,
+    listed: Ascent,
 }
 
 impl Answer {
@@ -43,6 +49,24 @@ impl Answer {
     pub(super) fn told(&mut self, id: u64, stamp: Stamp) {
         let told = self.told.entry(id).or_insert(stamp);
         *told = stamp.max(*told);
+    }
+}
+
+/// How far the ranges of one frame have come. They ascend and don't overlap: others would make a
+/// frame cost its ranges times all items instead of their sum.
+#[derive(Debug, Default)]
+struct Ascent {
+    last: Option<u64>,
+}
+
+impl Ascent {
+    /// Whether a range is one, and lies above all before it.
+    fn admit(&mut self, first: u64, last: u64) -> bool {
+        let admitted = first <= last && self.last.is_none_or(|before| first > before);
+        if admitted {
+            self.last = Some(last);
+        }
+        admitted
     }
 }
 
@@ -79,8 +103,11 @@ impl Engine {
         let mut split = Vec::new();
         for theirs in ranges {
             let (first, last) = (theirs.first, theirs.last);
+            if !answer.compared.admit(first, last) {
+                continue;
+            }
             let ours = self.items.range_digest(first, last);
-            if first > last || (ours.digest, ours.count) == (theirs.digest, theirs.count) {
+            if (ours.digest, ours.count) == (theirs.digest, theirs.count) {
                 continue;
             }
             if theirs.count == 0 {
@@ -104,9 +131,10 @@ impl Engine {
                 split.extend(parts.map(|(first, last)| self.items.range_digest(first, last)));
             }
         }
-        if !split.is_empty() {
-            answer.asks.push(Message::Sync(split));
-        }
+        let messages = split.chunks(RANGES_PER_MESSAGE);
+        answer
+            .asks
+            .extend(messages.map(|ranges| Message::Sync(ranges.to_vec())));
     }
 
     pub(super) fn handle_have(
@@ -117,6 +145,9 @@ impl Engine {
         answer: &mut Answer,
     ) {
         answer.engaged = true;
+        if !answer.listed.admit(first, last) {
+            return;
+        }
         let theirs: BTreeMap<u64, Stamp> = entries.iter().copied().collect();
         let only_ours = self
             .items
@@ -158,6 +189,7 @@ impl Engine {
             mut asks,
             mut items,
             told,
+            ..
         } = answer;
         if matches!(route, Route::Reply(_)) {
             let newer = |(id, told): &(u64, Stamp)| {

@@ -246,3 +246,79 @@ fn two_processes_of_one_name_both_stay_visible() {
         assert_eq!(cluster.seen(at), ["web/a", "web/b"], "at {at}");
     }
 }
+
+#[test]
+fn who_suspects_everybody_says_good_bye_all_the_same() {
+    let mut cluster = Cluster::new(2);
+    cluster.register(0, "web", "a");
+    cluster.run(seconds(1));
+    let now = cluster.now;
+    let (suspect, me) = (cluster.engines[1].me, cluster.engines[0].me);
+    cluster.engines[0].suspect(now, suspect, 0, [(me, false)]);
+    while cluster.engines[0].poll_transmit().is_some() {}
+    cluster.engines[0].leave(now);
+    cluster.run(seconds(1));
+    assert!(cluster.events[0].contains(&Event::Left));
+    let left = cluster.engines[1].members.find(me).unwrap().state;
+    assert_eq!(left, MemberState::Left);
+}
+
+#[test]
+fn what_a_raised_floor_voids_waits_for_its_newer_version() {
+    let mut cluster = Cluster::new(2);
+    cluster.register(0, "web", "a");
+    cluster.run(seconds(1));
+    let now = cluster.now;
+    // The owner has pruned while the other was cut off, and the other hears the floor first.
+    let owner = cluster.engines[0].me;
+    let raised = Alive {
+        incarnation: 1,
+        floor: 5,
+        ..cluster.engines[0].members.me().to_alive()
+    };
+    let observer = &mut cluster.engines[1];
+    observer.handle_alive(now, Route::Datagram(address(0)), owner, &raised);
+    observer.keep_house(now);
+    assert_eq!(cluster.seen(1), ["web/a"]);
+    let observer = &mut cluster.engines[1];
+    observer.keep_house(now + seconds(60));
+    assert!(cluster.seen(1).is_empty(), "void for good");
+}
+
+#[test]
+fn a_renamed_member_is_not_superseded_by_its_former_name() {
+    for seed in 0..16 {
+        let now = Instant::now();
+        let identity = Identity {
+            name: "m0".into(),
+            generation: Generation::new(100),
+            address: address(0),
+        };
+        let mut engine = Engine::new(now, identity.clone(), EngineConfig::default(), seed);
+        engine.handle_seeds(now, &[]);
+        let instance = Instance::new("web", "10.0.0.9:80").unwrap();
+        let key = engine
+            .register(now, instance.with_id("a").unwrap())
+            .unwrap();
+        let (former, member) = (engine.me, engine.members.me().to_alive());
+        let record = Record {
+            owner: former,
+            generation: 100,
+            version: 1,
+            key: key.clone(),
+            content: engine.registry.find(former, &key).unwrap().content.clone(),
+        };
+        let twin = Alive {
+            generation: 300,
+            address: address(1),
+            ..member.clone()
+        };
+        engine.hear_of_me(now, &twin);
+        assert_ne!(engine.me, former, "renamed");
+        // Somebody who has not heard of the twin yet passes on what this member was.
+        engine.handle_alive(now, Route::Reply(LinkId(1)), 7, &member);
+        engine.handle_record(now, record);
+        let superseded: Vec<_> = engine.registrations().filter(|(_, gone)| *gone).collect();
+        assert_eq!(superseded, [], "seed {seed}");
+    }
+}

@@ -11,6 +11,10 @@ pub const LINK_FRAME_BYTES_MAX: usize = 512 * 1024;
 /// enough that one batch can't stall a link or the engine.
 pub const LINK_FRAME_BYTES_TARGET: usize = 64 * 1024;
 
+/// Highest generation and incarnation that are heard. Real ones are clocks in microseconds and small
+/// counts; the room above is for whoever has to go beyond what a forger or a defect has said.
+pub const COUNTER_MAX: u64 = 1 << 60;
+
 /// Most members remembered, dead ones included: ten times the largest cluster aimed at.
 pub const MEMBERS_MAX: usize = 100_000;
 

@@ -180,6 +180,15 @@ impl Message {
         out
     }
 
+    /// Whether it belongs to a sync, which takes place on links only.
+    #[must_use]
+    pub fn is_of_sync(&self) -> bool {
+        matches!(
+            self,
+            Self::Sync(_) | Self::Have { .. } | Self::Want(_) | Self::SyncDone { .. }
+        )
+    }
+
     /// Reads one message; `None` for an id of a newer version, which was skipped.
     pub fn decode(reader: &mut Reader<'_>) -> Decoded<Option<Self>> {
         let id = reader.u8()?;

@@ -1,0 +1,205 @@
+//! Input that no member of this library sends.
+
+use super::*;
+use crate::wire::limits::LINK_FRAME_BYTES_MAX;
+use crate::wire::message::{Accuse, RangeDigest, Stamp, Verdict};
+
+const STRANGER: u64 = 77;
+
+fn engine(now: Instant) -> Engine {
+    let identity = Identity {
+        name: "m0".into(),
+        generation: Generation::new(100),
+        address: SocketAddr::from(([10, 0, 0, 1], 1000)),
+    };
+    let mut engine = Engine::new(now, identity, EngineConfig::default(), 1);
+    engine.handle_seeds(now, &[]);
+    engine
+}
+
+fn register(engine: &mut Engine, now: Instant, id: &str) -> InstanceKey {
+    let instance = Instance::new("web", "10.0.0.9:80").unwrap();
+    engine.register(now, instance.with_id(id).unwrap()).unwrap()
+}
+
+fn stranger() -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 66], 66))
+}
+
+/// A frame of the cluster, from somebody nobody knows.
+fn frame(messages: &[Message]) -> Vec<u8> {
+    let header = Header {
+        cluster: wire::cluster_hash("tidings"),
+        sender: STRANGER,
+    };
+    let mut frame = header.to_frame();
+    for message in messages {
+        message.encode(&mut frame);
+    }
+    frame
+}
+
+fn sent(engine: &mut Engine) -> Vec<Transmit> {
+    std::iter::from_fn(|| engine.poll_transmit()).collect()
+}
+
+fn everything(count: u64) -> RangeDigest {
+    RangeDigest {
+        first: 0,
+        last: u64::MAX,
+        digest: 1,
+        count,
+    }
+}
+
+#[test]
+fn a_sync_by_datagram_is_not_answered() {
+    let now = Instant::now();
+    let mut engine = engine(now);
+    for id in 0..1_000 {
+        register(&mut engine, now, &id.to_string());
+    }
+    sent(&mut engine);
+    for message in [
+        Message::Sync(vec![everything(0)]),
+        Message::Have {
+            first: 0,
+            last: u64::MAX,
+            entries: Vec::new(),
+        },
+    ] {
+        engine.handle_datagram(now, stranger(), &frame(&[message]));
+        assert_eq!(sent(&mut engine), []);
+    }
+    assert_eq!(engine.stats().foreign, 2);
+}
+
+#[test]
+fn ranges_that_overlap_cost_no_more_than_one() {
+    let now = Instant::now();
+    let mut engine = engine(now);
+    for id in 0..1_000 {
+        register(&mut engine, now, &id.to_string());
+    }
+    sent(&mut engine);
+    let many = frame(&[Message::Sync(vec![everything(9); 1_000])]);
+    engine.handle_link(now, LinkId(1), &many);
+    let bytes: usize = sent(&mut engine).iter().map(|sent| sent.frame.len()).sum();
+    assert!((1..2_000).contains(&bytes), "{bytes} bytes");
+}
+
+#[test]
+fn every_answer_fits_a_frame_however_large_the_difference() {
+    let now = Instant::now();
+    let mut engine = engine(now);
+    for at in 0..300_000 {
+        let position = at * (u64::MAX / 300_000);
+        engine
+            .items
+            .put(ItemKey::Member(position), Stamp(1, 1), false);
+    }
+    let width = u64::MAX / 4_096;
+    let ranges = (0..4_096).map(|at| RangeDigest {
+        first: at * width,
+        last: at * width + (width - 1),
+        ..everything(60)
+    });
+    let whole = Message::Sync(ranges.collect());
+    engine.handle_link(now, LinkId(1), &frame(&[whole]));
+    let sizes = sent(&mut engine);
+    let largest = sizes.iter().map(|sent| sent.frame.len()).max().unwrap();
+    assert!(largest <= LINK_FRAME_BYTES_MAX, "{largest} bytes");
+}
+
+#[test]
+fn a_ping_of_a_stranger_gets_its_ack_and_no_more() {
+    let now = Instant::now();
+    let mut engine = engine(now);
+    let other = Alive {
+        name: "m1".into(),
+        ..alive(&engine.identity)
+    };
+    engine.handle_datagram(now, stranger(), &frame(&[Message::Alive(other)]));
+    for id in 0..100 {
+        register(&mut engine, now, &id.to_string());
+    }
+    sent(&mut engine);
+    let queued = engine.broadcasts.len();
+    let target = engine.members.me().start(engine.me);
+    let ping = Message::Ping {
+        sequence: 1,
+        target,
+        digest: 0,
+    };
+    for _ in 0..100 {
+        engine.handle_datagram(now, stranger(), &frame(std::slice::from_ref(&ping)));
+    }
+    let acks = sent(&mut engine);
+    assert_eq!(acks.len(), 100);
+    assert!(acks.iter().all(|ack| ack.frame.len() < 40));
+    assert_eq!(engine.broadcasts.len(), queued);
+}
+
+#[test]
+fn the_highest_counters_are_answered_and_overflow_nothing() {
+    let now = Instant::now();
+    let limit = 1 << 60;
+    for (generation, incarnation) in [
+        (100, u64::MAX),
+        (u64::MAX, 0),
+        (u64::MAX, u64::MAX),
+        (100, limit),
+        (limit, 0),
+        (limit, limit),
+    ] {
+        let mut engine = engine(now);
+        let key = register(&mut engine, now, "a");
+        for verdict in [Verdict::Suspect, Verdict::Dead, Verdict::Left] {
+            let accuse = Accuse {
+                member: engine.me,
+                generation,
+                incarnation,
+                verdict,
+                accusers: vec![STRANGER],
+                refused: usize::MAX,
+            };
+            engine.handle_datagram(now, stranger(), &frame(&[Message::Accuse(accuse)]));
+        }
+        let former = Alive {
+            generation,
+            incarnation,
+            floor: u64::MAX,
+            ..alive(&engine.identity)
+        };
+        engine.handle_datagram(now, stranger(), &frame(&[Message::Alive(former)]));
+        engine.raise_floor(now, 0);
+        let mut witness = Engine::new(
+            now,
+            Identity {
+                name: "witness".into(),
+                generation: Generation::new(1),
+                address: SocketAddr::from(([10, 0, 0, 2], 1000)),
+            },
+            EngineConfig::default(),
+            2,
+        );
+        let forged = Accuse {
+            member: engine.me,
+            generation,
+            incarnation,
+            verdict: Verdict::Left,
+            accusers: Vec::new(),
+            refused: 0,
+        };
+        // The witness hears the member, then the forgery, then what the member says to that.
+        let word = alive(&engine.identity);
+        witness.handle_datagram(now, stranger(), &frame(&[Message::Alive(word)]));
+        witness.handle_datagram(now, stranger(), &frame(&[Message::Accuse(forged.clone())]));
+        engine.handle_datagram(now, stranger(), &frame(&[Message::Accuse(forged)]));
+        let word = engine.members.me().to_alive();
+        witness.handle_datagram(now, stranger(), &frame(&[Message::Alive(word)]));
+        let seen = witness.members.find(engine.me).unwrap();
+        assert!(seen.is_present(), "{generation} {incarnation}: {seen:?}");
+        assert!(engine.registry.find(engine.me, &key).is_some());
+    }
+}
