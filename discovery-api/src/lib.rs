@@ -34,5 +34,11 @@ pub use publisher::{Feed, Publisher, Subscription};
 mod status;
 pub use status::{Bounds, Connection, Registration, Status};
 
+mod loss;
+pub use loss::LossPolicy;
+
+mod memory;
+pub use memory::{MemoryDiscovery, MemoryRegistry};
+
 mod error;
 pub use error::{Error, ErrorKind, Result};
