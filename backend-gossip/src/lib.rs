@@ -3,3 +3,6 @@
 pub mod engine;
 #[doc(hidden)]
 pub mod wire;
+
+mod config;
+pub use config::{GossipConfig, PORT_DEFAULT};

@@ -40,5 +40,13 @@ pub use loss::LossPolicy;
 mod memory;
 pub use memory::{MemoryDiscovery, MemoryRegistry};
 
+mod host_port;
+pub use host_port::HostPort;
+
+mod url;
+pub use url::DiscoveryUrl;
+
+pub mod config;
+
 mod error;
 pub use error::{Error, ErrorKind, Result};

@@ -193,7 +193,7 @@ impl fmt::Debug for InstanceKey {
     }
 }
 
-fn check(field: &str, text: &str, extra: &str, edges_alphanumeric: bool) -> Result<()> {
+pub(crate) fn check(field: &str, text: &str, extra: &str, edges_alphanumeric: bool) -> Result<()> {
     let accepted = |b: u8| b.is_ascii_alphanumeric() || extra.as_bytes().contains(&b);
     let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
     let valid = (1..=NAME_BYTES_MAX).contains(&text.len())
@@ -215,7 +215,8 @@ fn check(field: &str, text: &str, extra: &str, edges_alphanumeric: bool) -> Resu
 }
 
 /// A value as it may stand in an error: quoted, escaped and cut to a readable length.
-pub(crate) fn shown(text: &str) -> String {
+#[must_use]
+pub fn shown(text: &str) -> String {
     const SHOWN_CHARS_MAX: usize = 40;
     let cut: String = text.chars().take(SHOWN_CHARS_MAX).collect();
     let dots = if cut.len() < text.len() { "…" } else { "" };

@@ -1,0 +1,424 @@
+//! How the gossip backend is configured.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, de};
+use tidings_api::config::{self, Options};
+use tidings_api::{Address, DiscoveryUrl, Error, Host, HostPort, Result};
+
+/// The port where an address in the configuration names none (the one Serf and memberlist use).
+pub const PORT_DEFAULT: u16 = 7946;
+
+/// How a member takes part in a cluster.
+///
+/// As URL, `gossip://BIND/CLUSTER?OPTION=VALUE&…`, where every field but `bind` and `cluster` is an
+/// option, and these two may be:
+///
+/// ```
+/// use tidings_gossip::GossipConfig;
+///
+/// let url = "gossip://0.0.0.0:7946/prod?join=10.0.0.5,10.0.0.6:8000&name=web-1".parse()?;
+/// let config = GossipConfig::from_url(&url)?;
+/// assert_eq!(config.cluster, "prod");
+/// assert_eq!(config.join, ["10.0.0.5", "10.0.0.6:8000"]);
+/// # Ok::<(), tidings_api::Error>(())
+/// ```
+///
+/// In code, start from the default and change fields:
+///
+/// ```
+/// # use tidings_gossip::GossipConfig;
+/// let mut config = GossipConfig::default();
+/// config.bind = "0.0.0.0:7946".parse()?;
+/// config.join.push("seed.internal".into());
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
+///
+/// The times suit a data centre. All members of a cluster should have the same ones.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct GossipConfig {
+    /// Where to listen, UDP and TCP alike: an IP address, as text with port 7946 unless it names
+    /// one. Port 0 takes a free one. Default `127.0.0.1:7946`.
+    ///
+    /// Loopback is heard by members on the same machine only; use `0.0.0.0` or `[::]` to be reached
+    /// from others, and then look at [`advertise`](Self::advertise).
+    #[serde(deserialize_with = "bind")]
+    pub bind: SocketAddr,
+
+    /// Where the others reach this member: an IP address, and a port unless it is the bound one,
+    /// which port 0 stands for too. Default: the bound address or, where that is `0.0.0.0` or
+    /// `[::]`, the address from which this machine reaches the first seed.
+    ///
+    /// Set it behind address translation and in containers. An address that the others can't
+    /// reach makes them take this member for dead.
+    #[serde(deserialize_with = "advertise")]
+    pub advertise: Option<SocketAddr>,
+
+    /// Seeds: members to ask first, each `host` or `host:port`, with port 7946 by default. Names
+    /// are resolved anew at every try. Default none: a cluster of its own, for others to join.
+    ///
+    /// Name at least two, so that one of them may be down. Every member may have the same list;
+    /// finding oneself in it is no error.
+    pub join: Vec<String>,
+
+    /// The member's name, unique in the cluster: 1–128 of `A-Za-z0-9._:-`. Default: generated at
+    /// every start.
+    ///
+    /// With a name that stays the same, a member that restarts takes the place of its former self
+    /// at once, even before that was found dead. Two live members of one name drive each other
+    /// out.
+    pub name: Option<String>,
+
+    /// The cluster's name: 1–128 of `A-Za-z0-9._:-`. Default `tidings`.
+    ///
+    /// Members of other clusters are not heard, so that two clusters that come to share a network
+    /// don't merge.
+    pub cluster: String,
+
+    /// How long starting waits for the first seed to answer, so that the first view is not empty;
+    /// without an answer it goes on trying in the background. 0 to 1 min, default 1 s.
+    ///
+    /// Too low: views start stale and fill up a moment later. Too high: a member whose seeds are
+    /// all down starts that much later. Without effect where [`join`](Self::join) is empty.
+    #[serde(with = "config::duration")]
+    pub join_wait: Duration,
+
+    /// Time between two probes that a member sends, each to another member. 10 ms to 1 min, default
+    /// 1 s.
+    ///
+    /// Bounds how late a crash is found that leaves no trace (a lost host, a partition): suspicion
+    /// starts after about one interval, whatever the size of the cluster. Too low: more packets,
+    /// and a short hiccup of the network or scheduler counts as a failure. Too high: such a crash
+    /// is found late. A process that dies on a host that lives is found at once either way.
+    #[serde(with = "config::duration")]
+    pub probe_interval: Duration,
+
+    /// How long a probe waits for its answer before other members are asked to try. At least 1 ms,
+    /// and less than [`probe_interval`](Self::probe_interval), the rest of which is theirs. Default
+    /// 500 ms.
+    ///
+    /// Should be above the slowest round trip in the cluster. Too low: needless indirect probes.
+    /// Too high: little time is left for them, and a lost packet is more often taken for a failure.
+    #[serde(with = "config::duration")]
+    pub probe_timeout: Duration,
+
+    /// How long a suspect has to refute before it is dead, in
+    /// [probe intervals](Self::probe_interval) of a cluster of up to ten; it grows with the
+    /// logarithm of the size, and shrinks as more members agree. 1 to 20, default 4.
+    ///
+    /// Too low: members that were paused or overloaded for a moment are taken for dead, and their
+    /// instances vanish and return. Too high: a lost host stays in the views that much longer.
+    pub suspicion_multiplier: u32,
+
+    /// How long closing waits for other members to confirm that they know of the leave. 10 ms to
+    /// 10 s, default 500 ms; alone in a cluster it doesn't wait.
+    ///
+    /// Too low: where packets are lost, the others find out as after a crash. Too high: a process
+    /// that has lost its network takes that much longer to end.
+    #[serde(with = "config::duration")]
+    pub leave_timeout: Duration,
+
+    /// How long the instances of lost members stay in the views, stale, while this member itself
+    /// is cut off from most of the cluster. 0 to 24 h, default 5 min; 0 lets every loss pass.
+    ///
+    /// Too low: a member on the small side of a partition sees the other side's instances vanish.
+    /// Too high: after a real loss of most of the cluster it goes on showing what is gone.
+    #[serde(with = "config::duration")]
+    pub loss_hold: Duration,
+}
+
+impl Default for GossipConfig {
+    fn default() -> Self {
+        Self {
+            bind: (Ipv4Addr::LOCALHOST, PORT_DEFAULT).into(),
+            advertise: None,
+            join: Vec::new(),
+            name: None,
+            cluster: "tidings".to_owned(),
+            join_wait: Duration::from_secs(1),
+            probe_interval: Duration::from_secs(1),
+            probe_timeout: Duration::from_millis(500),
+            suspicion_multiplier: 4,
+            leave_timeout: Duration::from_millis(500),
+            loss_hold: Duration::from_secs(5 * 60),
+        }
+    }
+}
+
+impl GossipConfig {
+    /// Reads `gossip://BIND/CLUSTER?OPTION=VALUE&…`.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`](tidings_api::ErrorKind::InvalidConfig) naming what is wrong and what is
+    /// accepted: a part of the URL that has no meaning here, an unknown option, a value out of range.
+    pub fn from_url(url: &DiscoveryUrl) -> Result<Self> {
+        options_of(url)
+            .map_err(|error| error.with_backend("gossip"))
+            .and_then(|options| Self::from_options(&options))
+    }
+
+    /// Reads the fields from text, where [durations](config::duration) have their unit and lists
+    /// commas.
+    ///
+    /// # Errors
+    /// As [`from_url`](Self::from_url).
+    pub fn from_options(options: &Options) -> Result<Self> {
+        config::from_options(options)
+            .map_err(|error| error.with_backend("gossip"))
+            .and_then(|config: Self| config.validate().map(|()| config))
+    }
+
+    /// Checks every field against its rule. Whatever starts from the configuration does it.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`](tidings_api::ErrorKind::InvalidConfig) naming the field, its value and what
+    /// is accepted.
+    pub fn validate(&self) -> Result<()> {
+        self.check().map_err(|error| error.with_backend("gossip"))
+    }
+
+    /// The addresses of the seeds, to be resolved.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`](tidings_api::ErrorKind::InvalidConfig) naming the seed that is none.
+    pub fn seeds(&self) -> Result<Vec<Address>> {
+        self.join.iter().map(|seed| parse_seed(seed)).collect()
+    }
+
+    fn check(&self) -> Result<()> {
+        const MILLISECOND: Duration = Duration::from_millis(1);
+        const SECOND: Duration = Duration::from_secs(1);
+        const HOUR: Duration = Duration::from_secs(60 * 60);
+
+        if let Some(advertise) = self.advertise
+            && advertise.ip().is_unspecified()
+        {
+            return Err(Error::invalid_config(format!(
+                "advertise \"{advertise}\": accepted is an address that others can reach"
+            )));
+        }
+        self.seeds()?;
+        if let Some(name) = &self.name {
+            config::check_name("name", name)?;
+        }
+        config::check_name("cluster", &self.cluster)?;
+        for (field, value, range) in [
+            ("join_wait", self.join_wait, Duration::ZERO..=60 * SECOND),
+            (
+                "probe_interval",
+                self.probe_interval,
+                10 * MILLISECOND..=60 * SECOND,
+            ),
+            (
+                "probe_timeout",
+                self.probe_timeout,
+                MILLISECOND..=60 * SECOND,
+            ),
+            (
+                "leave_timeout",
+                self.leave_timeout,
+                10 * MILLISECOND..=10 * SECOND,
+            ),
+            ("loss_hold", self.loss_hold, Duration::ZERO..=24 * HOUR),
+        ] {
+            config::check_duration(field, value, range)?;
+        }
+        config::check_range("suspicion_multiplier", self.suspicion_multiplier, 1..=20)?;
+        if self.probe_timeout >= self.probe_interval {
+            return Err(Error::invalid_config(format!(
+                "probe_timeout {:?}: accepted is less than probe_interval, which is {:?}",
+                self.probe_timeout, self.probe_interval
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn options_of(url: &DiscoveryUrl) -> Result<Options> {
+    if url.user().is_some() {
+        return Err(Error::invalid_config("a user in the url: accepted is none"));
+    }
+    let mut options = url.options().clone();
+    match url.hosts() {
+        [] => {}
+        [bind] => options.set("bind", bind.to_string(), "the host of the url")?,
+        hosts => {
+            return Err(Error::invalid_config(format!(
+                "{} hosts in the url: accepted is one, to bind to (seeds are ?join=host,host)",
+                hosts.len()
+            )));
+        }
+    }
+    if !url.path().is_empty() {
+        options.set("cluster", url.path(), "the path of the url")?;
+    }
+    Ok(options)
+}
+
+fn parse_seed(seed: &str) -> Result<Address> {
+    seed.parse::<HostPort>()
+        .and_then(|seed| seed.to_address(PORT_DEFAULT))
+        .map_err(|error| Error::invalid_config(format!("join: {error}")))
+}
+
+fn bind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    socket_addr(deserializer, PORT_DEFAULT)
+}
+
+fn advertise<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    socket_addr(deserializer, 0).map(Some)
+}
+
+fn socket_addr<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    port_default: u16,
+) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let parsed: HostPort = text.parse().map_err(de::Error::custom)?;
+    let ip: IpAddr = match parsed.host() {
+        Host::Ip(ip) => *ip,
+        Host::Name(_) => {
+            return Err(de::Error::custom(
+                "accepted is an IP address, with or without a port, such as 0.0.0.0:7946 or [::]",
+            ));
+        }
+    };
+    Ok((ip, parsed.port().unwrap_or(port_default)).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(url: &str) -> GossipConfig {
+        GossipConfig::from_url(&url.parse().unwrap()).expect(url)
+    }
+
+    fn error(url: &str) -> String {
+        let error = GossipConfig::from_url(&url.parse().unwrap()).expect_err(url);
+        assert_eq!(error.kind(), tidings_api::ErrorKind::InvalidConfig);
+        error.to_string()
+    }
+
+    #[test]
+    fn the_default_is_valid_and_what_an_empty_url_says() {
+        GossipConfig::default().validate().unwrap();
+        assert_eq!(config("gossip://"), GossipConfig::default());
+    }
+
+    #[test]
+    fn every_field_is_read_from_the_url() {
+        let read = config(
+            "gossip://0.0.0.0:8000/prod?advertise=10.0.0.7&join=10.0.0.5&join=seed,[::1]:1\
+             &name=web-1&join_wait=0s&probe_interval=200ms&probe_timeout=100ms\
+             &suspicion_multiplier=5&leave_timeout=1s&loss_hold=1m",
+        );
+        let expected = GossipConfig {
+            bind: "0.0.0.0:8000".parse().unwrap(),
+            advertise: Some("10.0.0.7:0".parse().unwrap()),
+            join: vec!["10.0.0.5".into(), "seed".into(), "[::1]:1".into()],
+            name: Some("web-1".into()),
+            cluster: "prod".into(),
+            join_wait: Duration::ZERO,
+            probe_interval: Duration::from_millis(200),
+            probe_timeout: Duration::from_millis(100),
+            suspicion_multiplier: 5,
+            leave_timeout: Duration::from_secs(1),
+            loss_hold: Duration::from_secs(60),
+        };
+        assert_eq!(read, expected);
+        let seeds: Vec<_> = read
+            .seeds()
+            .unwrap()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(seeds, ["10.0.0.5:7946", "seed:7946", "[::1]:1"]);
+        assert_eq!(config("gossip://[::]").bind, "[::]:7946".parse().unwrap());
+        assert_eq!(
+            config("gossip://?bind=[::1]:0&cluster=x").bind,
+            "[::1]:0".parse().unwrap()
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_what_is_accepted() {
+        for (url, text) in [
+            (
+                "gossip://a:1",
+                "gossip: bind \"a:1\": accepted is an IP address, with or without a port, such as \
+                 0.0.0.0:7946 or [::]",
+            ),
+            (
+                "gossip://?bind=10.0.0.1:70000",
+                "gossip: bind \"10.0.0.1:70000\": port \"70000\" of host 10.0.0.1: accepted are 0 \
+                 to 65535",
+            ),
+            (
+                "gossip://?advertise=0.0.0.0:1",
+                "gossip: advertise \"0.0.0.0:1\": accepted is an address that others can reach",
+            ),
+            (
+                "gossip://10.0.0.1,10.0.0.2",
+                "gossip: 2 hosts in the url: accepted is one, to bind to (seeds are \
+                 ?join=host,host)",
+            ),
+            (
+                "gossip://u@a",
+                "gossip: a user in the url: accepted is none",
+            ),
+            (
+                "gossip://10.0.0.1?bind=10.0.0.1",
+                "gossip: bind is given twice: as the host of the url and as an option",
+            ),
+            (
+                "gossip:///prod?cluster=prod",
+                "gossip: cluster is given twice: as the path of the url and as an option",
+            ),
+            (
+                "gossip:///a/b",
+                "gossip: cluster \"a/b\" (3 bytes): accepted are 1 to 128 of A-Z a-z 0-9 ._:-",
+            ),
+            (
+                "gossip://?name=",
+                "gossip: name \"\" (0 bytes): accepted are 1 to 128 of A-Z a-z 0-9 ._:-",
+            ),
+            (
+                "gossip://?join=a:0",
+                "gossip: join: port 0 of address \"a\": accepted are 1 to 65535",
+            ),
+            (
+                "gossip://?join=a,b%20c",
+                "gossip: join: host \"b c\" (3 bytes): accepted are an IPv4 or IPv6 address or a \
+                 DNS host name",
+            ),
+            (
+                "gossip://?suspicion_multiplier=0",
+                "gossip: suspicion_multiplier 0: accepted are 1 to 20",
+            ),
+            (
+                "gossip://?leave_timeout=1m",
+                "gossip: leave_timeout 1m: accepted are 10ms to 10s",
+            ),
+            (
+                "gossip://?loss_hold=1000000y",
+                "gossip: loss_hold 1000000years: accepted are 0s to 1day",
+            ),
+            (
+                "gossip://?probe_timeout=1s",
+                "gossip: probe_timeout 1s: accepted is less than probe_interval, which is 1s",
+            ),
+            (
+                "gossip://?seed=a",
+                "gossip: unknown option \"seed\": accepted are bind, advertise, join, name, \
+                 cluster, join_wait, probe_interval, probe_timeout, suspicion_multiplier, \
+                 leave_timeout, loss_hold",
+            ),
+        ] {
+            assert_eq!(error(url), text);
+        }
+    }
+}
