@@ -259,6 +259,13 @@ impl Link {
         }
     }
 
+    /// Ends all connections.
+    pub(crate) async fn close(&self) {
+        for endpoint in 0..self.endpoints.len() {
+            self.forget(endpoint, None).await;
+        }
+    }
+
     /// How long recovery waits between two looks at most.
     fn retry_interval(&self) -> Duration {
         self.timing.probe_interval.min(Duration::from_secs(1))

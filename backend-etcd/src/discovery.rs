@@ -102,10 +102,11 @@ impl EtcdDiscovery {
 
     /// Ends everything without a word to etcd, as a crash does.
     #[doc(hidden)]
-    pub fn crash(&self) {
+    pub async fn crash(&self) {
         self.closed.store(true, Ordering::Relaxed);
         self.tasks.abort();
         self.views.close();
+        self.link.close().await;
     }
 }
 
@@ -168,6 +169,7 @@ impl Discovery for EtcdDiscovery {
         let told = self.registrar.close(self.link.timing().call).await;
         self.views.close();
         self.tasks.abort();
+        self.link.close().await;
         told.map_err(|error: Error| error.with_operation("close"))
     }
 }

@@ -111,20 +111,16 @@ impl Lease {
     /// Asks for a lease of this id, so that asking again after no answer makes no second one.
     async fn grant(&self, id: i64) -> Result<Instant, Fault> {
         let seconds = self.seconds();
-        loop {
-            let asked = Instant::now();
-            let granted = self.link.call(|mut client| async move {
-                let options = LeaseGrantOptions::new().with_id(id);
-                client.lease_grant(seconds, Some(options)).await
-            });
-            match granted.await {
-                Ok(lease) => return Ok(asked + promised(lease.ttl())),
-                // Ours, by a try whose answer got lost; the next keep-alive tells how long.
-                Err(Fault::Refused(error)) if error.to_string().contains("already exists") => {
-                    return Ok(asked);
-                }
-                Err(fault) => return Err(fault),
-            }
+        let asked = Instant::now();
+        let granted = self.link.call(|mut client| async move {
+            let options = LeaseGrantOptions::new().with_id(id);
+            client.lease_grant(seconds, Some(options)).await
+        });
+        match granted.await {
+            Ok(lease) => Ok(asked + promised(lease.ttl())),
+            // Ours, by a try whose answer got lost; the next keep-alive tells how long.
+            Err(Fault::Refused(error)) if error.to_string().contains("already exists") => Ok(asked),
+            Err(fault) => Err(fault),
         }
     }
 

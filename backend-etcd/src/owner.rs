@@ -110,9 +110,8 @@ impl Owner {
             }
             let goal = state.borrow_and_update().clone();
             let version = goal.version;
-            let stepped = match self.step_unless_stale(&mut state, &goal).await {
-                Some(stepped) => stepped,
-                None => continue,
+            let Some(stepped) = self.step_unless_stale(&mut state, &goal).await else {
+                continue;
             };
             let wake = match stepped {
                 Ok(Step::Again) => continue,

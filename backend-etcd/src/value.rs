@@ -72,7 +72,7 @@ impl Stored {
         }
         let instance = Instance::deserialize(Value::Object(rest.clone()))
             .map_err(|e| e.to_string())?
-            .with_health(read_health(health));
+            .with_health(read_health(&health));
         if instance.key() != key {
             return Err(format!("it is the value of {}", instance.key()));
         }
@@ -159,11 +159,11 @@ struct Own {
 }
 
 /// A state that a newer version knows and this one doesn't is none to send work to.
-fn read_health(value: Value) -> Health {
+fn read_health(value: &Value) -> Health {
     if value.is_null() {
         return Health::passing();
     }
-    Health::deserialize(&value)
+    Health::deserialize(value)
         .unwrap_or_else(|_| Health::critical(format!("a health that can't be read: {value}")))
 }
 

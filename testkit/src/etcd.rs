@@ -162,12 +162,27 @@ impl Cluster {
     pub async fn begin(mut self) -> Result<Self> {
         self.restart_all().await?;
         if self.options.users {
-            let (user, password) = ROOT;
-            self.ctl_without_user(&["user", "add", &format!("{user}:{password}")])?;
-            self.ctl_without_user(&["user", "grant-role", user, "root"])?;
-            self.ctl_without_user(&["auth", "enable"])?;
+            self.set_up_users()?;
         }
         Ok(self)
+    }
+
+    /// Makes a cluster that has no users ask for one, with [`ROOT`] as the only one.
+    ///
+    /// # Errors
+    /// Where `etcdctl` fails.
+    pub fn set_up_users(&self) -> Result<()> {
+        let (user, password) = ROOT;
+        let with_password = format!("{user}:{password}");
+        for order in [
+            &["user", "add", &with_password][..],
+            &["role", "add", "root"],
+            &["user", "grant-role", user, "root"],
+            &["auth", "enable"],
+        ] {
+            self.ctl_without_user(order)?;
+        }
+        Ok(())
     }
 
     /// Where clients reach each member.

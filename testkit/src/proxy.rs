@@ -1,11 +1,13 @@
 //! A TCP proxy between a client and a server, for partitions.
 
 use std::net::SocketAddr;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -15,7 +17,7 @@ use crate::Result;
 const CHUNK_BYTES: usize = 64 * 1024;
 
 /// Forwards TCP connections to one server, until it is told otherwise. Ends when dropped, with its
-/// connections.
+/// connections. Runs beside the test's runtime, which may count its tasks, or block.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -41,11 +43,16 @@ impl Proxy {
     /// # Errors
     /// Where no port can be had.
     pub async fn start(server: SocketAddr) -> Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let address = listener.local_addr()?;
         let delay = Duration::ZERO;
         let mode = watch::Sender::new(Mode::Pass { delay });
-        let accepting = tokio::spawn(accept(listener, server, mode.subscribe()));
+        let accepted = mode.subscribe();
+        let start = async move {
+            let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+            let address = listener.local_addr()?;
+            let accepting = tokio::spawn(accept(listener, server, accepted));
+            Ok::<_, std::io::Error>((address, accepting))
+        };
+        let (address, accepting) = runtime()?.spawn(start).await??;
         Ok(Self {
             address,
             mode,
@@ -82,8 +89,17 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
+        self.cut();
         self.accepting.abort();
     }
+}
+
+/// The runtime of all proxies.
+fn runtime() -> Result<&'static Runtime> {
+    static RUNTIME: OnceLock<Option<Runtime>> = OnceLock::new();
+    let make = || Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = RUNTIME.get_or_init(|| make().ok());
+    runtime.as_ref().ok_or_else(|| "no runtime for proxies".into())
 }
 
 async fn accept(listener: TcpListener, server: SocketAddr, mode: watch::Receiver<Mode>) {
