@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tidings_api::{
-    Bounds, Connection, Discovery, Error, Health, Instance, InstanceKey, Removal, Result, Selector,
+    Bounds, Connection, Discovery, Health, Instance, InstanceKey, Removal, Result, Selector,
     Status, Watch,
 };
+use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use crate::client::Link;
@@ -43,6 +44,8 @@ pub struct EtcdDiscovery {
     bounds: Bounds,
     loss_hold: Duration,
     closed: AtomicBool,
+    /// How closing ended.
+    told: OnceCell<Result<()>>,
 }
 
 impl EtcdDiscovery {
@@ -76,6 +79,7 @@ impl EtcdDiscovery {
             views,
             tasks,
             closed: AtomicBool::new(false),
+            told: OnceCell::new(),
         })
     }
 
@@ -104,8 +108,12 @@ impl EtcdDiscovery {
     #[doc(hidden)]
     pub async fn crash(&self) {
         self.closed.store(true, Ordering::Relaxed);
-        self.tasks.abort();
+        self.end().await;
+    }
+
+    async fn end(&self) {
         self.views.close();
+        self.tasks.end().await;
         self.link.close().await;
     }
 }
@@ -166,11 +174,13 @@ impl Discovery for EtcdDiscovery {
 
     async fn close(&self) -> Result<()> {
         self.closed.store(true, Ordering::Relaxed);
-        let told = self.registrar.close(self.link.timing().call).await;
-        self.views.close();
-        self.tasks.abort();
-        self.link.close().await;
-        told.map_err(|error: Error| error.with_operation("close"))
+        // Whoever calls it too meanwhile waits for the same end.
+        let close = || async {
+            let told = self.registrar.close(self.link.timing().call).await;
+            self.end().await;
+            told
+        };
+        self.told.get_or_init(close).await.clone()
     }
 }
 

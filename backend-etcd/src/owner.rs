@@ -453,7 +453,8 @@ impl Owner {
             self.lost();
         }
         self.doubtful = false;
-        self.seen_revision = self.seen_revision.max(revision);
+        // Not the greater one: an etcd that has lost its data counts anew.
+        self.seen_revision = revision;
         if self.known.is_some() && self.guarded.is_none() {
             self.arm(revision + 1);
         }

@@ -169,9 +169,7 @@ impl Registrar {
     pub(crate) async fn close(&self, time: Duration) -> Result<()> {
         let slots: Vec<_> = {
             let mut slots = lock(&self.slots);
-            if std::mem::replace(&mut slots.closed, true) {
-                return Ok(());
-            }
+            slots.closed = true;
             slots.map.values().cloned().collect()
         };
         for slot in &slots {

@@ -19,8 +19,10 @@ impl Tasks {
         running.spawn(task);
     }
 
-    pub(crate) fn abort(&self) {
-        self.lock().abort_all();
+    /// Ends them all, and waits until they have.
+    pub(crate) async fn end(&self) {
+        let mut running = std::mem::take(&mut *self.lock());
+        running.shutdown().await;
     }
 
     fn lock(&self) -> MutexGuard<'_, JoinSet<()>> {

@@ -258,11 +258,12 @@ impl LiveView {
 }
 
 impl Remote {
-    /// Replaces everything by a snapshot. What is missing from it stays, as lost until `lost`, where
-    /// that is given. Says whether anything is missing.
+    /// Replaces everything by a snapshot at `revision`. What is missing from it stays, as lost until
+    /// `lost`, where that is given. Says whether anything is missing.
     pub(crate) fn replace(
         &mut self,
         snapshot: BTreeMap<InstanceKey, Found>,
+        revision: i64,
         lost: Option<Lost>,
     ) -> bool {
         let old = std::mem::take(&mut self.entries);
@@ -278,6 +279,8 @@ impl Remote {
             self.entries.entry(key).or_insert_with(|| {
                 missing = true;
                 Entry {
+                    // etcd may have lost its data and count anew: whatever comes is newer.
+                    revision: entry.revision.min(revision),
                     lost: Some(entry.lost.unwrap_or(lost)),
                     ..entry
                 }

@@ -164,7 +164,7 @@ impl Follower {
         let lost = silent_since.and_then(|_| self.loss(*position));
         let mut missing = false;
         self.views.update(view, |remote| {
-            missing = remote.replace(snapshot, lost);
+            missing = remote.replace(snapshot, revision, lost);
             remote.set_freshness(Freshness::Live);
         });
         view.set_first(Ok(()));

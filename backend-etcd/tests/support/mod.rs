@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+use std::net::SocketAddr;
 use std::sync::Once;
 use std::time::Duration;
 
@@ -53,9 +54,9 @@ pub(crate) fn config(cluster: &Cluster) -> EtcdConfig {
     config
 }
 
-/// A plain client of one member, as root where the cluster has users.
-pub(crate) async fn admin(cluster: &Cluster, users: bool) -> Result<Client> {
-    let endpoint = cluster.addresses()[0].to_string();
+/// A plain client of one server, as root where it has users.
+pub(crate) async fn admin(server: SocketAddr, users: bool) -> Result<Client> {
+    let endpoint = server.to_string();
     let options = ConnectOptions::new().with_timeout(Duration::from_secs(10));
     let options = match users {
         true => options.with_user(ROOT.0, ROOT.1),
