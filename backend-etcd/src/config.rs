@@ -55,7 +55,8 @@ pub struct EtcdConfig {
     pub ttl: Duration,
 
     /// How long a call waits for etcd, over all endpoints it tries: after it, registrations go on in
-    /// the background as `Pending`, and a view starts stale. 100 ms to 1 min, default 5 s.
+    /// the background as `Pending`, and a view starts stale. Closing may take as long, and 2 ms for
+    /// each registration. 100 ms to 1 min, default 5 s.
     ///
     /// Too low: calls return before an election in the cluster is over. Too high: programs that
     /// start in an outage start that much later.

@@ -176,7 +176,7 @@ impl Discovery for EtcdDiscovery {
         self.closed.store(true, Ordering::Relaxed);
         // Whoever calls it too meanwhile waits for the same end.
         let close = || async {
-            let told = self.registrar.close(self.link.timing().call).await;
+            let told = self.registrar.close().await;
             self.end().await;
             told
         };

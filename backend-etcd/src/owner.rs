@@ -1,5 +1,6 @@
 //! The task of one registration: brings what is desired to etcd, and keeps it there.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -385,6 +386,12 @@ impl Owner {
                         lease,
                         value,
                     });
+                    // With its lease, the key goes in a moment as well.
+                    let closing = self.context.closing.load(Ordering::Relaxed);
+                    if closing && self.slot.lease.state().id == Some(lease) {
+                        self.known = None;
+                        return Ok(());
+                    }
                     return self.delete_own().await;
                 }
                 Ok(Written::Found(None)) => expected = 0,

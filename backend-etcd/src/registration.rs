@@ -12,6 +12,7 @@
 //! history tells on return whether a newer owner was there and has gone again.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +34,9 @@ use crate::views::{Own, Views};
 /// Writes under way at once, so that a lost lease with thousands of keys is no flood.
 const WRITES_MAX: usize = 128;
 
+/// What closing may take for each registration, beside the time of a call.
+const CLOSE_TIME_EACH: Duration = Duration::from_millis(2);
+
 /// All registrations of one handle.
 pub(crate) struct Registrar {
     context: Arc<Context>,
@@ -49,6 +53,8 @@ pub(crate) struct Context {
     /// Names this handle in what it writes.
     pub(crate) handle: String,
     pub(crate) writes: Semaphore,
+    /// The leases are about to be revoked, with all that hangs on them.
+    pub(crate) closing: AtomicBool,
 }
 
 /// The keys that have a task.
@@ -99,6 +105,7 @@ impl Context {
             guard,
             handle: format!("{:016x}", fastrand::u64(..)),
             writes: Semaphore::new(WRITES_MAX),
+            closing: AtomicBool::new(false),
         }
     }
 }
@@ -166,7 +173,8 @@ impl Registrar {
     }
 
     /// Lets no verb through any more, withdraws everything, and waits until etcd knows.
-    pub(crate) async fn close(&self, time: Duration) -> Result<()> {
+    pub(crate) async fn close(&self) -> Result<()> {
+        self.context.closing.store(true, Ordering::Relaxed);
         let slots: Vec<_> = {
             let mut slots = lock(&self.slots);
             slots.closed = true;
@@ -175,7 +183,8 @@ impl Registrar {
         for slot in &slots {
             slot.withdraw();
         }
-        let deadline = Instant::now() + time;
+        let count = u32::try_from(slots.len()).unwrap_or(u32::MAX);
+        let deadline = Instant::now() + self.context.link.timing().call + CLOSE_TIME_EACH * count;
         let tell = async {
             for slot in &slots {
                 let mut state = slot.state.subscribe();

@@ -284,6 +284,17 @@ impl Cluster {
         Ok(())
     }
 
+    /// The value of one of a member's metrics, such as `etcd_debugging_mvcc_watcher_total`.
+    ///
+    /// # Errors
+    /// Where the member doesn't answer, or hasn't got it.
+    pub async fn metric(&self, member: usize, name: &str) -> Result<f64> {
+        let text = http_get(self.members[member].metrics, "/metrics").await?;
+        let mut lines = text.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(value.ok_or_else(|| format!("no metric {name}"))?.parse()?)
+    }
+
     /// Runs `etcdctl`, as [`ROOT`] where there are users, and returns what it prints.
     ///
     /// # Errors
@@ -399,13 +410,18 @@ impl Cluster {
 
 /// Whether the member sees a leader.
 async fn is_healthy(metrics: SocketAddr) -> Result<bool> {
-    let probe = async {
-        let mut stream = TcpStream::connect(metrics).await?;
-        let request = "GET /health HTTP/1.0\r\nHost: localhost\r\n\r\n";
+    let answer = http_get(metrics, "/health").await?;
+    Ok(answer.contains("\"health\":\"true\""))
+}
+
+async fn http_get(server: SocketAddr, path: &str) -> Result<String> {
+    let get = async {
+        let mut stream = TcpStream::connect(server).await?;
+        let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
-        Ok(answer.contains("\"health\":\"true\""))
+        Ok(answer)
     };
-    tokio::time::timeout(PROBE_TIME_MAX, probe).await?
+    tokio::time::timeout(PROBE_TIME_MAX, get).await?
 }
