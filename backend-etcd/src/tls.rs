@@ -11,16 +11,12 @@ use crate::config::EtcdConfig;
 /// What the configuration says about TLS. Reads the files.
 pub(crate) fn options(config: &EtcdConfig) -> Result<TlsOptions> {
     let mut options = TlsOptions::new();
-    match &config.ca_file {
-        Some(path) => {
-            options = options.ca_certificate(Certificate::from_pem(read("ca_file", path)?));
-        }
-        None => {
-            #[cfg(feature = "tls-native-roots")]
-            {
-                options = options.with_native_roots();
-            }
-        }
+    if let Some(path) = &config.ca_file {
+        options = options.ca_certificate(Certificate::from_pem(read("ca_file", path)?));
+    }
+    #[cfg(feature = "tls-native-roots")]
+    if config.ca_file.is_none() {
+        options = options.with_native_roots();
     }
     if let (Some(certificate), Some(key)) = (&config.cert_file, &config.key_file) {
         let certificate = read("cert_file", certificate)?;

@@ -1,4 +1,5 @@
 //! The contract, against real etcd.
+#![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 
 mod support;
 

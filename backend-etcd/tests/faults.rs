@@ -1,5 +1,6 @@
 //! What a real etcd does to its clients. In each: instances that never went away don't flap, nothing
 //! is lost, and the newest content is there at the end.
+#![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 
 mod support;
 

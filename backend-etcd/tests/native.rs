@@ -1,4 +1,5 @@
 //! What others read and write: the format of Go's naming resolver, and newer versions of this one.
+#![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 
 mod support;
 

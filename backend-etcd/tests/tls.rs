@@ -1,4 +1,5 @@
 //! TLS and users: who gets in, and what those see who don't.
+#![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 #![cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))]
 
 mod support;
