@@ -32,6 +32,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Link {
     endpoints: Vec<Endpoint>,
     options: ConnectOptions,
+    /// The same without a user, for a cluster that has none.
+    options_without_user: ConnectOptions,
     /// What is asked for to see whether a member is there.
     probe_key: Vec<u8>,
     timing: Timing,
@@ -109,7 +111,8 @@ impl Link {
         let timing = Timing::new(config);
         Ok(Self {
             endpoints: urls.into_iter().map(endpoint).collect(),
-            options: connect_options(config, timing)?,
+            options: connect_options(config, timing, true)?,
+            options_without_user: connect_options(config, timing, false)?,
             probe_key: format!("{}/", config.namespace).into_bytes(),
             timing,
             state: watch::Sender::new(State {
@@ -304,7 +307,7 @@ impl Link {
                     self.forget(endpoint, None).await;
                 }
                 // Whoever refuses is there, except for a login that nobody will ever grant.
-                Err(Fault::Denied(error)) if !self.was_logged_in(endpoint).await => {
+                Err(Fault::Denied(error) | Fault::Refused(error)) if !self.was_logged_in(endpoint).await => {
                     last = Some(error);
                 }
                 Ok(_) | Err(_) => {
@@ -382,7 +385,15 @@ impl Link {
         if let Some(connected) = &*connected {
             return Ok((connected.serial, connected.client.clone()));
         }
-        let client = Client::connect([&endpoint.url], Some(self.options.clone())).await?;
+        let connect = |options: &ConnectOptions| {
+            let options = Some(options.clone());
+            Client::connect([&endpoint.url], options)
+        };
+        let client = match connect(&self.options).await.map_err(Fault::from) {
+            // Once users are asked for, calls are refused, and log in.
+            Err(Fault::NoUsers) => connect(&self.options_without_user).await?,
+            connected => connected?,
+        };
         let serial = fastrand::u64(..);
         *connected = Some(Connected {
             serial,
@@ -402,14 +413,18 @@ impl Link {
     }
 }
 
-fn connect_options(config: &EtcdConfig, timing: Timing) -> Result<ConnectOptions> {
+fn connect_options(
+    config: &EtcdConfig,
+    timing: Timing,
+    with_user: bool,
+) -> Result<ConnectOptions> {
     let mut options = ConnectOptions::new()
         .with_connect_timeout(timing.answer)
         .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
         .with_keep_alive_while_idle(false)
         // A member that sees no leader says so at once instead of keeping silent.
         .with_require_leader(true);
-    if let (Some(user), Some(password)) = (&config.user, &config.password) {
+    if let (Some(user), Some(password), true) = (&config.user, &config.password, with_user) {
         options = options.with_user(user, password.expose());
     }
     #[cfg(any(feature = "tls-ring", feature = "tls-aws-lc"))]

@@ -13,6 +13,8 @@ pub(crate) enum Fault {
     Busy(Error),
     /// The login has expired: log in again.
     Token,
+    /// A login where nobody can: there are no users.
+    NoUsers,
     /// The lease is gone, with everything that hung on it: ask for a new one.
     LeaseGone,
     /// The history asked for is gone: read the present.
@@ -58,6 +60,7 @@ impl Fault {
             | Self::Denied(error)
             | Self::Refused(error) => error.clone(),
             Self::Token => error(ErrorKind::Denied, "the login is refused again and again"),
+            Self::NoUsers => error(ErrorKind::Protocol, "a login to an etcd that has no users"),
             Self::LeaseGone => error(ErrorKind::Unavailable, "the lease is gone"),
             Self::Compacted => error(ErrorKind::Unavailable, "the history is compacted"),
         }
@@ -86,9 +89,11 @@ impl From<ClientError> for Fault {
             Code::InvalidArgument if is_login_failure(status.message()) => {
                 Self::Denied(error(ErrorKind::Denied, text))
             }
-            // The login is for another state of the users; a new one is for this.
-            Code::InvalidArgument if status.message().contains("revision of auth store is old") => {
-                Self::Token
+            Code::InvalidArgument if is_old_login(status.message()) => Self::Token,
+            Code::FailedPrecondition
+                if status.message().contains("authentication is not enabled") =>
+            {
+                Self::NoUsers
             }
             Code::NotFound if status.message().contains("lease not found") => Self::LeaseGone,
             Code::OutOfRange if status.message().contains("compacted") => Self::Compacted,
@@ -114,7 +119,14 @@ pub(crate) fn error(
 }
 
 fn is_login_failure(message: &str) -> bool {
-    ["authentication failed", "user name is empty", "user name not found"]
+    ["authentication failed", "user name not found"]
+        .iter()
+        .any(|text| message.contains(text))
+}
+
+/// The login is from before users were asked for, or for another state of theirs; a new one helps.
+fn is_old_login(message: &str) -> bool {
+    ["user name is empty", "revision of auth store is old"]
         .iter()
         .any(|text| message.contains(text))
 }

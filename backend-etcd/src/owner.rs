@@ -361,6 +361,10 @@ impl Owner {
         } else if self.known.is_some() || self.uncertain {
             self.delete_own().await?;
         }
+        if self.uncertain {
+            // A write that is under way yet is heard of, and deleted.
+            self.arm(self.seen_revision + 1);
+        }
         self.slot.state.send_modify(|state| {
             state.done = state.done.max(version);
             state.confirmed = None;
@@ -416,10 +420,12 @@ impl Owner {
     async fn delete_own(&mut self) -> Result<(), Fault> {
         for _ in 0..RACES_MAX {
             let Some(known) = &self.known else {
-                let Some(kv) = self.get().await?.0.filter(|kv| self.is_own(kv)) else {
-                    return Ok(());
-                };
-                self.known = Some(Known::from(&kv));
+                let (found, revision) = self.get().await?;
+                self.seen_revision = revision;
+                match found.filter(|kv| self.is_own(kv)) {
+                    Some(kv) => self.known = Some(Known::from(&kv)),
+                    None => return Ok(()),
+                }
                 continue;
             };
             let expected = known.revision;
@@ -462,7 +468,7 @@ impl Owner {
         self.doubtful = false;
         // Not the greater one: an etcd that has lost its data counts anew.
         self.seen_revision = revision;
-        if self.known.is_some() && self.guarded.is_none() {
+        if self.known.is_some() || self.uncertain {
             self.arm(revision + 1);
         }
         Ok(())

@@ -9,7 +9,7 @@ use etcd_client::Client;
 use support::{PATIENCE, Seen, admin, config, eventually, is_registered, key, web};
 use tidings_api::{Discovery, Health, Removal};
 use tidings_etcd::EtcdDiscovery;
-use tidings_testkit::etcd::{Cluster, Options};
+use tidings_testkit::etcd::{Cluster, Options, ROOT};
 
 tidings_testkit::server_tests! { etcd_3_4:
     async fn go_reads_what_is_registered() {
@@ -63,6 +63,25 @@ tidings_testkit::server_tests! { etcd_3_4:
         assert_eq!(value["Metadata"]["n"], "2");
         assert_eq!(value["Next"]["a"][0], 1);
         assert_eq!(value["Tidings"]["shard"], 4);
+    }
+
+    async fn users_may_be_asked_for_later() {
+        let cluster = Cluster::start(Options::default()).await.unwrap();
+        let mut config = config(&cluster);
+        config.user = Some(ROOT.0.into());
+        config.password = Some(ROOT.1.into());
+        let owner = EtcdDiscovery::start(config).await.unwrap();
+        let seen = Seen::by(&owner).await;
+        owner.register(web("a", 1)).await.unwrap();
+        is_registered(&owner, "a").await;
+        cluster.set_up_users().unwrap();
+        owner.register(web("a", 2)).await.unwrap();
+        owner.register(web("b", 2)).await.unwrap();
+        is_registered(&owner, "a").await;
+        is_registered(&owner, "b").await;
+        seen.shows(&[("a", 2), ("b", 2)]).await;
+        assert_eq!(owner.deregister(&key("b")).await.unwrap(), Removal::Removed);
+        seen.shows(&[("a", 2)]).await;
     }
 
     async fn a_newer_generation_from_elsewhere_supersedes() {
