@@ -60,7 +60,8 @@ struct Endpoint {
 
 struct Connected {
     serial: u64,
-    client: Client,
+    /// Shared: cloning a client copies more than one needs for a call.
+    client: Arc<Client>,
 }
 
 /// Which endpoint streams go by.
@@ -182,7 +183,7 @@ impl Link {
     }
 
     /// The client of a route, for streams.
-    pub(crate) async fn client(&self, route: Route) -> Result<Client, Fault> {
+    pub(crate) async fn client(&self, route: Route) -> Result<Arc<Client>, Fault> {
         let limit = Instant::now() + self.timing.answer;
         let connected = timeout_at(limit, self.connect(route.endpoint)).await;
         connected
@@ -203,7 +204,7 @@ impl Link {
     /// call is over. `call` may arrive more than once, so it has to be one that can.
     pub(crate) async fn call<T, F, Fut>(&self, call: F) -> Result<T, Fault>
     where
-        F: Fn(Client) -> Fut,
+        F: Fn(&Client) -> Fut,
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
         let deadline = Instant::now() + self.timing.call;
@@ -216,7 +217,7 @@ impl Link {
             while skipped < self.endpoints.len() {
                 let endpoint = (first + skipped) % self.endpoints.len();
                 let limit = deadline.min(Instant::now() + self.timing.answer);
-                match self.attempt(endpoint, limit, &call).await {
+                match Box::pin(self.attempt(endpoint, limit, &call)).await {
                     Err(Fault::Token) if logins < LOGINS_MAX => {
                         logins += 1;
                         continue;
@@ -291,14 +292,14 @@ impl Link {
         for step in 0..=self.endpoints.len() {
             let endpoint = (first + step) % self.endpoints.len();
             let limit = Instant::now() + self.timing.answer;
-            let get = |mut client: Client| {
-                let key = self.probe_key.clone();
+            let get = |client: &Client| {
+                let (mut kv, key) = (client.kv_client(), self.probe_key.clone());
                 async move {
                     let options = GetOptions::new().with_count_only();
-                    client.get(key, Some(options)).await
+                    kv.get(key, Some(options)).await
                 }
             };
-            match self.attempt(endpoint, limit, &get).await {
+            match Box::pin(self.attempt(endpoint, limit, &get)).await {
                 Err(fault @ (Fault::Unreachable(_) | Fault::Token)) => {
                     let url = &self.endpoints[endpoint].url;
                     let error = fault.to_error();
@@ -361,14 +362,14 @@ impl Link {
 
     async fn attempt<T, F, Fut>(&self, endpoint: usize, limit: Instant, call: &F) -> Result<T, Fault>
     where
-        F: Fn(Client) -> Fut,
+        F: Fn(&Client) -> Fut,
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
         let mut used = None;
         let attempt = async {
             let (serial, client) = self.connect(endpoint).await?;
             used = Some(serial);
-            call(client).await.map_err(Fault::from)
+            call(&client).await.map_err(Fault::from)
         };
         let answer = timeout_at(limit, attempt).await;
         let answer = answer.unwrap_or_else(|_| Err(Fault::no_answer()));
@@ -379,7 +380,7 @@ impl Link {
     }
 
     /// The client of an endpoint. With a user, making it logs in.
-    async fn connect(&self, endpoint: usize) -> Result<(u64, Client), Fault> {
+    async fn connect(&self, endpoint: usize) -> Result<(u64, Arc<Client>), Fault> {
         let endpoint = &self.endpoints[endpoint];
         let mut connected = endpoint.client.lock().await;
         if let Some(connected) = &*connected {
@@ -394,6 +395,7 @@ impl Link {
             Err(Fault::NoUsers) => connect(&self.options_without_user).await?,
             connected => connected?,
         };
+        let client = Arc::new(client);
         let serial = fastrand::u64(..);
         *connected = Some(Connected {
             serial,

@@ -112,9 +112,10 @@ impl Lease {
     async fn grant(&self, id: i64) -> Result<Instant, Fault> {
         let seconds = self.seconds();
         let asked = Instant::now();
-        let granted = self.link.call(|mut client| async move {
+        let granted = self.link.call(|client| {
+            let mut leases = client.lease_client();
             let options = LeaseGrantOptions::new().with_id(id);
-            client.lease_grant(seconds, Some(options)).await
+            async move { leases.grant(seconds, Some(options)).await }
         });
         match granted.await {
             Ok(lease) => Ok(asked + promised(lease.ttl())),
@@ -146,8 +147,8 @@ impl Lease {
         let answer = self.link.timing().answer;
         let asked = Instant::now();
         let opened = timeout(answer, async {
-            let mut client = self.link.client(route).await?;
-            client.lease_keep_alive(id).await.map_err(Fault::from)
+            let mut leases = self.link.client(route).await?.lease_client();
+            leases.keep_alive(id).await.map_err(Fault::from)
         });
         let (mut keeper, mut answers) = match opened.await {
             Ok(Ok(stream)) => stream,
@@ -201,9 +202,10 @@ impl Lease {
         let Some(id) = self.state.borrow().id else {
             return Ok(());
         };
-        let revoked = self
-            .link
-            .call(|mut client| async move { client.lease_revoke(id).await });
+        let revoked = self.link.call(|client| {
+            let mut leases = client.lease_client();
+            async move { leases.revoke(id).await }
+        });
         match revoked.await {
             Ok(_) | Err(Fault::LeaseGone) => Ok(()),
             Err(fault) => Err(fault),

@@ -156,9 +156,11 @@ impl Owner {
         }
         // What is withdrawn must not arrive late; any other change can wait for its turn.
         let withdrawn = state.wait_for(|state| state.version != version && state.instance.is_none());
+        // Boxed, so that the thousands of registrations that rest need little memory.
+        let step = Box::pin(self.step(goal));
         tokio::select! {
             biased;
-            stepped = self.step(goal) => return Some(stepped),
+            stepped = step => return Some(stepped),
             _ = withdrawn => {}
         }
         self.uncertain = true;
@@ -243,7 +245,7 @@ impl Owner {
                 Written::At(revision) => {
                     self.wrote(revision, lease, value);
                     self.confirm(goal.version, instance);
-                    return Ok(Step::Again);
+                    return Ok(Step::Settled);
                 }
                 // It was there, and isn't: its history tells who took it away.
                 Written::Found(None) if self.known.is_some() => {
@@ -256,7 +258,7 @@ impl Owner {
                         // A try whose answer got lost.
                         self.wrote(kv.mod_revision(), lease, value);
                         self.confirm(goal.version, instance);
-                        return Ok(Step::Again);
+                        return Ok(Step::Settled);
                     }
                     if self.yields_to(&kv) {
                         return Ok(Step::Again);
@@ -598,9 +600,9 @@ impl Owner {
         let answer = self
             .context
             .link
-            .call(|mut client| {
-                let txn = txn.clone();
-                async move { client.txn(txn).await }
+            .call(|client| {
+                let (mut kv, txn) = (client.kv_client(), txn.clone());
+                async move { kv.txn(txn).await }
             })
             .await;
         // Some try may have got no answer, though the last one did.
@@ -616,9 +618,9 @@ impl Owner {
         let mut answer = self
             .context
             .link
-            .call(|mut client| {
-                let raw = raw.clone();
-                async move { client.get(raw, None).await }
+            .call(|client| {
+                let (mut kv, raw) = (client.kv_client(), raw.clone());
+                async move { kv.get(raw, None).await }
             })
             .await?;
         let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);

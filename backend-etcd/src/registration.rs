@@ -434,7 +434,11 @@ struct Claim(Arc<Slot>);
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.0.state.send_modify(|state| state.claims -= 1);
+        // Nobody waits for that.
+        self.0.state.send_if_modified(|state| {
+            state.claims -= 1;
+            false
+        });
     }
 }
 

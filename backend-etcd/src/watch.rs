@@ -180,7 +180,7 @@ impl Follower {
     async fn open(&self, prefix: &[u8], from: i64) -> Result<(Route, WatchStream), Fault> {
         let route = self.link.route();
         let opened = timeout(self.link.timing().answer, async {
-            let client = self.link.client(route).await?;
+            let client = Box::pin(self.link.client(route)).await?;
             let mut watches = client.watch_client().max_decoding_message_size(usize::MAX);
             let options = WatchOptions::new()
                 .with_prefix()
@@ -212,11 +212,9 @@ impl Follower {
                         .with_range(end.clone())
                         .with_limit(PAGE_ENTRIES)
                         .with_revision(revision);
+                    let mut kv = client.kv_client().max_decoding_message_size(usize::MAX);
                     let from = from.clone();
-                    async move {
-                        let mut kv = client.kv_client().max_decoding_message_size(usize::MAX);
-                        kv.get(from, Some(options)).await
-                    }
+                    async move { kv.get(from, Some(options)).await }
                 })
                 .await?;
             if revision == 0 {

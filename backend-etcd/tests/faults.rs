@@ -43,6 +43,7 @@ on_both_versions! {
     ten_thousand_subscriptions_leak_no_watch
     a_value_no_one_can_parse
     five_thousand_instances_in_one_service
+    deregistered_in_an_outage_is_told_from_lost_in_an_outage
 }
 
 async fn absent_at_start(version: Version) {
@@ -422,6 +423,34 @@ async fn five_thousand_instances_in_one_service(version: Version) {
     assert_eq!(seen.since_mark().await, ["+new", "-i17", "~i18"]);
     owner.close().await.unwrap();
     seen.wait("all are gone", |view| view.is_live() && view.is_empty()).await;
+}
+
+async fn deregistered_in_an_outage_is_told_from_lost_in_an_outage(version: Version) {
+    let cluster = Cluster::start(Options::default().version(version)).await.unwrap();
+    let owner = EtcdDiscovery::start(config(&cluster)).await.unwrap();
+    let lost = EtcdDiscovery::start(config(&cluster)).await.unwrap();
+    owner.register(web("gone", 1)).await.unwrap();
+    owner.register(web("same", 1)).await.unwrap();
+    lost.register(web("lost", 1)).await.unwrap();
+    let bystander = EtcdDiscovery::start(config(&cluster)).await.unwrap();
+    let witness = Seen::by(&bystander).await;
+    let mut config = config(&cluster);
+    // Longer than this test: what is held stays.
+    config.loss_hold = Duration::from_secs(600);
+    let client = Proxied::start(&cluster, config).await.unwrap();
+    let seen = Seen::by(&client.etcd).await;
+    seen.shows(&[("gone", 1), ("lost", 1), ("same", 1)]).await;
+    seen.mark().await;
+    client.black_hole();
+    seen.is_stale().await;
+    owner.deregister(&key("gone")).await.unwrap();
+    lost.crash().await;
+    witness.shows(&[("same", 1)]).await;
+    assert_eq!(seen.since_mark().await, [""; 0]);
+    client.restore();
+    seen.wait("what was deregistered is gone", |view| view.len() == 2).await;
+    assert_eq!(seen.since_mark().await, ["-gone"]);
+    assert!(!seen.view().is_live(), "a loss is held in a view that is live");
 }
 
 /// An owner of `a` and `b`, and a client that sees them.
