@@ -274,7 +274,7 @@ impl Follower {
                 Err(error) => return error.into(),
             };
             // What has arrived as well is published with it.
-            while let Ok(Ok(Some(more))) = timeout(Duration::ZERO, stream.message()).await {
+            while let Some(more) = ready(&mut stream).await {
                 batch.push(more);
             }
             if let Err(fault) = self.apply(view, position, &batch) {
@@ -407,6 +407,16 @@ enum Read {
     Left,
     /// Nothing that can be read.
     Nothing,
+}
+
+/// The next message, if it has arrived already. Not by a timeout of zero, which takes up to a
+/// millisecond.
+async fn ready(stream: &mut WatchStream) -> Option<WatchResponse> {
+    tokio::select! {
+        biased;
+        message = stream.message() => message.ok().flatten(),
+        () = std::future::ready(()) => None,
+    }
 }
 
 /// Whether a deletion was asked for by the instance's owner.
