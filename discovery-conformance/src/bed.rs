@@ -71,8 +71,9 @@ impl Bed {
         for _ in 0..N {
             nodes.push(self.node().await?);
         }
-        let count = "as many as were asked for";
-        Ok(nodes.try_into().unwrap_or_else(|_| unreachable!("{count}")))
+        nodes
+            .try_into()
+            .map_err(|_| Failure::Setup(format!("there are not {N} handles")))
     }
 
     pub(crate) async fn node(&self) -> Result<Node<'_>, Failure> {
@@ -343,6 +344,13 @@ impl<'n> Recordings<'n> {
     pub(crate) fn expect(&self, marks: &Marks, changes: &[&str]) -> Outcome {
         let mut each = self.since(marks);
         each.try_for_each(|(recording, mark)| recording.expect(mark, changes))
+    }
+}
+
+impl Marks {
+    /// That of the first recording.
+    pub(crate) fn first(&self) -> Mark {
+        self.0.first().copied().unwrap_or(Mark::START)
     }
 }
 

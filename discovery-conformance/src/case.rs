@@ -91,9 +91,12 @@ impl Case {
         // Waited for on this thread, which a backend that blocks its runtime can't block.
         let outcome = self.follow(&progress);
         runtime.shutdown_background();
-        match panics.first() {
-            Some(panic) => Err(self.violated(format!("a task panicked: {panic}"))),
-            None => outcome,
+        match (panics.first(), outcome) {
+            (Some(panic), Err(Failure::Setup(cause))) => {
+                Err(Failure::Setup(format!("{cause}: {panic}")))
+            }
+            (Some(panic), _) => Err(self.violated(format!("a task panicked: {panic}"))),
+            (None, outcome) => outcome,
         }
     }
 
@@ -122,17 +125,25 @@ impl Case {
     }
 
     fn follow(&self, progress: &mpsc::Receiver<Progress>) -> Outcome {
-        let mut time = START_TIME_MAX;
-        loop {
-            match progress.recv_timeout(time) {
-                Ok(Progress::Started(deadline)) => time = deadline,
-                Ok(Progress::Ended(outcome)) => return outcome,
-                Err(RecvTimeoutError::Timeout) => {
-                    return Err(self.violated(format!("hangs: not ended within {time:?}")));
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(self.violated("ended without an outcome".into()));
-                }
+        let deadline = match progress.recv_timeout(START_TIME_MAX) {
+            Ok(Progress::Started(deadline)) => deadline,
+            Ok(Progress::Ended(outcome)) => return outcome,
+            Err(RecvTimeoutError::Timeout) => {
+                return Err(Failure::Setup(format!(
+                    "not started within {START_TIME_MAX:?}"
+                )));
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Failure::Setup("panicked at the start".into()));
+            }
+        };
+        match progress.recv_timeout(deadline) {
+            Ok(Progress::Ended(outcome)) => outcome,
+            Err(RecvTimeoutError::Timeout) => {
+                Err(self.violated(format!("hangs: not ended within {deadline:?}")))
+            }
+            Ok(Progress::Started(_)) | Err(RecvTimeoutError::Disconnected) => {
+                Err(self.violated("ended without an outcome".into()))
             }
         }
     }
@@ -149,8 +160,8 @@ impl fmt::Debug for Case {
 /// # Panics
 /// Where the case doesn't pass, with what was seen.
 pub fn run<F: Fixture>(case: &str) {
-    let cases = crate::cases().iter();
-    let Some(case) = cases.clone().find(|known| known.name == case) else {
+    let mut cases = crate::cases().iter();
+    let Some(case) = cases.find(|known| known.name == case) else {
         panic!("no case is called {case:?}");
     };
     match case.check::<F>() {

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! test gossip::wat_4_an_outage_is_not_empty ... FAILED
-//! WAT-4 is broken: handle C saw the changes ["-web-0", "-web-1"] instead of []; its view is …
+//! WAT-4 is broken: handle C saw the changes ["-web-0", "-web-1"] instead of [] …
 //! ```
 //!
 //! # Running it
@@ -35,8 +35,8 @@
 //! # fn main() {}
 //! ```
 //!
-//! A case that needs what the fixture can't do, and isn't listed, fails and says so. Listing what is
-//! no case doesn't compile:
+//! A case that needs what the fixture can't do, and isn't listed, fails and says so. Listing what
+//! is no case doesn't compile:
 //!
 //! ```compile_fail,E0425
 //! # use tidings_conformance::MemoryFixture as MyFixture;

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use tidings_api::{Connection, ErrorKind, Health, Selector};
+use tidings_api::{Connection, ErrorKind, Health, Selector, Watch};
 use tokio::runtime;
 
+use crate::Failure;
 use crate::bed::{Bed, Node, ensure};
 use crate::case::Outcome;
-use crate::sample::{self, WEB, shown, web};
+use crate::sample::{self, WEB, web};
 
 pub(super) async fn clo_1_close_removes_everything_at_once(bed: &Bed) -> Outcome {
     let [a, b, c] = bed.nodes().await?;
@@ -71,7 +72,7 @@ pub(super) async fn clo_1_close_stops_the_tasks(bed: &Bed) -> Outcome {
     let before = tasks();
     {
         let [a, b] = bed.nodes().await?;
-        let _watches = use_all(bed, &a, &b).await?;
+        let _watches = use_all(bed, &[&a, &b]).await?;
         close(bed, &a).await?;
         close(bed, &b).await?;
         // The handles are still there: it is closing that ends the tasks.
@@ -115,13 +116,11 @@ pub(super) async fn clo_2_a_dropped_handle_is_like_a_crash_at_worst(bed: &Bed) -
 
 pub(super) async fn clo_2_a_dropped_handle_leaks_no_task(bed: &Bed) -> Outcome {
     let before = tasks();
-    for _ in 0..3 {
-        let [a, b] = bed.nodes().await?;
-        // A watch may well outlive its handle.
-        let watches = use_all(bed, &a, &b).await?;
-        drop((a, b));
-        drop(watches);
-    }
+    let nodes: [_; 6] = bed.nodes().await?;
+    // A watch may well outlive its handle.
+    let watches = use_all(bed, &nodes.each_ref()).await?;
+    drop(nodes);
+    drop(watches);
     tasks_are(bed, before).await
 }
 
@@ -172,28 +171,19 @@ async fn close(bed: &Bed, node: &Node<'_>) -> Outcome {
     Ok(())
 }
 
-/// Registers and watches on both handles, until they see each other.
-async fn use_all(
-    bed: &Bed,
-    a: &Node<'_>,
-    b: &Node<'_>,
-) -> Result<Vec<tidings_api::Watch>, crate::Failure> {
+/// Registers and watches on all handles, until they see each other.
+async fn use_all(bed: &Bed, nodes: &[&Node<'_>]) -> Result<Vec<Watch>, Failure> {
     let mut watches = Vec::new();
-    for (node, id) in [(a, "a"), (b, "b")] {
-        node.register(web(id, 1)).await?;
+    for (number, node) in nodes.iter().enumerate() {
+        node.register(web(&format!("web-{number}"), number)).await?;
         watches.push(node.watch(WEB).await?);
         watches.push(node.watch_all().await?);
     }
     for watch in &mut watches {
-        let both = watch.wait_until(|view| view.len() == 2);
-        let limit = bed.limit(a.bounds().visible);
-        let view = bed.within("to see both handles", limit, both).await?;
-        ensure!(
-            bed,
-            view.is_ok(),
-            "a watch ended: {view:?}, {}",
-            shown(&watch.view())
-        );
+        let all = watch.wait_until(|view| view.len() == nodes.len());
+        let limit = bed.limit(nodes[0].bounds().visible);
+        let view = bed.within("to see every handle", limit, all).await?;
+        ensure!(bed, view.is_ok(), "a watch ended: {view:?}");
     }
     Ok(watches)
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use fastrand::Rng;
-use tidings_api::{Discovery, Error, ErrorKind, Health, InstanceKey, Removal, View};
+use tidings_api::{Change, Discovery, Error, ErrorKind, Health, InstanceKey, Removal, View};
+use tokio::task::unconstrained;
 
 use crate::bed::{Bed, Node, Recordings, ensure};
 use crate::case::Outcome;
@@ -89,11 +90,10 @@ pub(super) async fn reg_8_a_dropped_call_leaves_the_old_or_the_new_state(bed: &B
         known.push((new_key, given_up.leaves(None, Some(1))));
     }
     agree(bed, &a, &seen, &known).await?;
-    let again = |id: &str| id.starts_with("again");
     for (recording, mark) in seen.since(&before) {
         for change in recording.changes(mark) {
-            let gone = matches!(change, tidings_api::Change::Removed(_));
-            let third = gone && again(change.key().id().as_str());
+            let gone = matches!(change, Change::Removed(_));
+            let third = gone && change.key().id().as_str().starts_with("again");
             ensure!(bed, !third, "{} left: neither old nor new", change.key());
         }
     }
@@ -172,7 +172,8 @@ impl Call {
         discovery: Arc<dyn Discovery>,
         key: InstanceKey,
     ) -> Pin<Box<dyn Future<Output = Answer> + Send>> {
-        Box::pin(async move {
+        // Without the budget that Tokio gives a task, which would hold calls up out of order.
+        Box::pin(unconstrained(async move {
             let answer = match self {
                 Self::Register(number) => {
                     let instance = web(key.id().as_str(), number);
@@ -188,7 +189,7 @@ impl Call {
                 ErrorKind::NotOwned => Answer::NotOwned,
                 kind => Answer::Failed(kind),
             })
-        })
+        }))
     }
 
     /// What the call must answer when all before it have taken effect.

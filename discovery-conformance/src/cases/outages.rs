@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidings_api::View;
+use tidings_api::{Connection, View};
 
 use crate::Data;
 use crate::bed::{Bed, Node, Recordings, ensure};
@@ -16,12 +16,9 @@ pub(super) async fn wat_4_an_outage_is_not_empty(bed: &Bed) -> Outcome {
     register_one_each(bed, &[&a, &b, &c], &seen).await?;
     let before = seen[2].mark();
     c.is_cut_off(&seen[2]).await?;
-    let disconnected = || {
-        let status = c.discovery().status();
-        let connection = status.connection();
-        (!connection.is_connected())
-            .then_some(())
-            .ok_or(format!("{connection:?}"))
+    let disconnected = || match c.discovery().status().connection() {
+        Connection::Disconnected { .. } => Ok(()),
+        other => Err(format!("{other:?}")),
     };
     let what = "the status says that the backend can't be heard";
     bed.eventually(what, bed.limit(c.bounds().stale), disconnected)
@@ -176,9 +173,8 @@ pub(super) async fn wat_10_losses_without_a_server_are_held(bed: &Bed) -> Outcom
     seen.wait("the server is down", limit, |view| !view.is_live())
         .await?;
     owner.handle().crash().await?;
-    for (recording, mark) in seen.since(&before) {
-        outlast(&a, recording, mark).await?;
-    }
+    outlast(&a, &seen[0], before.first()).await?;
+    seen.expect(&before, &[])?;
     bed.fixture().start_server(Data::Kept).await?;
     let limit = bed.recovery() + a.bounds().crashed;
     let gone = |view: &View| view.is_live() && number_in(view, "web-2").is_none();

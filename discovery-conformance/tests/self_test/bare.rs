@@ -47,3 +47,17 @@ impl Fixture for Broken {
         Err(Failure::setup("it never started"))
     }
 }
+
+/// A fixture that panics.
+pub(crate) struct Panicking;
+
+#[async_trait]
+impl Fixture for Panicking {
+    async fn start(_namespace: &str) -> Result<Self, Failure> {
+        panic!("no server is installed")
+    }
+
+    async fn connect(&self) -> Result<Box<dyn Handle>, Failure> {
+        Err(Failure::setup("it never started"))
+    }
+}
