@@ -106,8 +106,9 @@ pub struct ZkConfig {
     /// `auth::cdrwa,world:anyone:r` lets others read and nobody else write.
     pub acl: Vec<String>,
 
-    /// The user to authenticate as. Default none.
-    pub user: Option<String>,
+    /// The user to authenticate as, half of the credentials and shown as little as the other half.
+    /// Default none.
+    pub user: Option<Secret>,
 
     /// The password to authenticate with.
     pub password: Option<Secret>,
@@ -308,7 +309,7 @@ impl ZkConfig {
             (None, None) if self.auth == Auth::Sasl => {
                 "auth \"sasl\" without a user: accepted is one with user and password"
             }
-            (Some(user), Some(_)) if user.is_empty() || user.contains(':') => {
+            (Some(user), Some(_)) if user.expose().is_empty() || user.expose().contains(':') => {
                 "user is empty or has a \":\": accepted is any other text"
             }
             _ if self.auth == Auth::Sasl && !cfg!(feature = "sasl") => {

@@ -249,7 +249,7 @@ impl Keeper {
             // One round over the servers; the pauses between rounds are the keeper's.
             .with_fail_eagerly();
         if let (Some(user), Some(password)) = (&config.user, &config.password) {
-            let password = password.expose();
+            let (user, password) = (user.expose(), password.expose());
             connector = match config.auth {
                 Auth::Digest => {
                     connector.with_auth("digest", format!("{user}:{password}").as_bytes())
