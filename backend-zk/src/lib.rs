@@ -163,27 +163,26 @@ impl ZkDiscovery {
         self.shared.watches.count()
     }
 
-    /// Ends the session on the server, as if its time were up, while the handle can be heard.
+    /// Ends the session on the server, as if its time were up; `server` (`host:port`) is asked, past
+    /// the configured ones, so that a test may keep the handle from interfering meanwhile.
     ///
     /// # Errors
     /// Where there is no session, or the server doesn't answer.
     #[cfg(feature = "fault-injection")]
-    pub async fn expire(&self) -> Result<()> {
+    pub async fn expire(&self, server: &str) -> Result<()> {
         let failed = |failure: Failure| failure.into_error("expire");
         let Some(link) = self.shared.line.link() else {
             return Err(failed(Failure::Silent));
         };
-        let servers = self.shared.config.addresses()?;
-        let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
         // Whoever resumes a session takes it from the connection it had, and may end it.
         let thief = zk::Client::connector()
             .with_session_timeout(self.shared.config.session_timeout)
             .with_session(link.client().session().clone())
-            .connect(&servers.join(","))
+            .connect(server)
             .await
             .map_err(|error| failed(error.into()))?;
         let mut states = thief.state_watcher();
-        drop(thief);
+        drop((thief, link));
         let ended = async { while !states.changed().await.is_terminated() {} };
         let ended = tokio::time::timeout(self.shared.config.call_timeout, ended).await;
         ended.map_err(|_| failed(Failure::Silent))

@@ -122,10 +122,7 @@ impl Fixture for ZkFixture {
                 }
                 ZkConfig::from_options(&options).map(|config| format!("{config:?}"))
             },
-            valid: vec![
-                ("hosts", "a,b:2181"),
-                ("namespace", "prod"),
-            ],
+            valid: vec![("hosts", "a,b:2181"), ("namespace", "prod")],
             refused: vec![
                 ("hosts", "a:0"),
                 ("namespace", "a//b"),
@@ -174,7 +171,7 @@ impl Handle for ZkHandle {
     }
 
     async fn expire(&self) -> Result<(), Failure> {
-        self.0.discovery.expire().await.map_err(Failure::setup)
+        self.0.expire().await.map_err(Failure::setup)
     }
 
     fn subscriptions(&self) -> Result<usize, Failure> {

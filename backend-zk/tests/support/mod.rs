@@ -3,12 +3,13 @@
 #![allow(dead_code)] // Each test crate uses its part.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tidings_api::{Instance, InstanceKey};
 use tidings_testkit::proxy::Proxy;
 use tidings_zk::{ZkConfig, ZkDiscovery};
+use tokio::runtime::Runtime;
 use zookeeper_client as zk;
 
 /// Long enough that a busy machine doesn't end sessions by itself.
@@ -31,17 +32,44 @@ pub(crate) fn config(hosts: &[SocketAddr], namespace: &str) -> ZkConfig {
 pub(crate) struct Proxied {
     pub(crate) discovery: Arc<ZkDiscovery>,
     pub(crate) proxy: Proxy,
+    server: SocketAddr,
 }
 
 impl Proxied {
     pub(crate) async fn start(server: SocketAddr, config: &ZkConfig) -> Self {
-        let proxy = Proxy::start(server).await.expect("a proxy starts");
+        let proxy = proxies().spawn(Proxy::start(server)).await;
+        let proxy = proxy
+            .expect("a proxy doesn't panic")
+            .expect("a proxy starts");
         let mut config = config.clone();
         config.hosts = vec![proxy.address().to_string()];
         let discovery = ZkDiscovery::start(config).await.expect("a handle starts");
         let discovery = Arc::new(discovery);
-        Self { discovery, proxy }
+        Self {
+            discovery,
+            proxy,
+            server,
+        }
     }
+
+    /// Ends the session on the server, while the handle is there to notice.
+    pub(crate) async fn expire(&self) -> tidings_api::Result<()> {
+        // Or it takes the session back before it is ended.
+        self.proxy.black_hole();
+        let expired = self.discovery.expire(&self.server.to_string()).await;
+        self.proxy.restore();
+        expired
+    }
+}
+
+/// Where proxies run: their tasks are none of the test's, which may count its own.
+fn proxies() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        runtime.worker_threads(1).enable_all();
+        runtime.build().expect("a runtime can be made")
+    })
 }
 
 /// A client of the library alone, with a session of its own.
