@@ -73,6 +73,15 @@ pub(crate) struct Call {
     pub(crate) answer: Option<oneshot::Receiver<Result<()>>>,
 }
 
+/// What the handle's views show of one of its keys.
+#[derive(Clone, Debug)]
+pub(crate) enum Own {
+    /// This, unless the server has something newer.
+    Offered(Arc<Instance>),
+    /// What the server has, if anything: somebody newer has taken it over, or it is refused.
+    AsOnServer,
+}
+
 /// What a worker is to do.
 #[derive(Clone, Debug)]
 struct Job {
@@ -187,13 +196,16 @@ impl Registrations {
             .collect()
     }
 
-    /// The instances that this handle's own views show whatever the server says (REG-1).
-    pub(crate) fn shown(&self, selector: &Selector) -> BTreeMap<InstanceKey, Arc<Instance>> {
+    /// What this handle's own views show of its keys whatever the server says (REG-1): the
+    /// instance, or what the server has where that is not to be said.
+    pub(crate) fn shown(&self, selector: &Selector) -> BTreeMap<InstanceKey, Own> {
         let entries = self.lock();
         let shown = |service: &BTreeMap<InstanceId, Entry>| {
-            let shown = service.values().filter(|entry| entry.is_shown());
+            let shown = service
+                .values()
+                .filter(|entry| entry.wanted == Wanted::Offered);
             shown
-                .map(|entry| (entry.instance.key().clone(), entry.instance.clone()))
+                .map(|entry| (entry.instance.key().clone(), entry.shown()))
                 .collect::<Vec<_>>()
         };
         match selector {
@@ -373,8 +385,12 @@ impl Entry {
         self.wanted == Wanted::Offered && !self.registration.is_superseded()
     }
 
-    fn is_shown(&self) -> bool {
-        self.is_owned() && !self.refused
+    fn shown(&self) -> Own {
+        if self.registration.is_superseded() || self.refused {
+            Own::AsOnServer
+        } else {
+            Own::Offered(self.instance.clone())
+        }
     }
 
     fn start_anew(&mut self, heard: bool) {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidings_api::{Address, Connection, Error, ErrorKind, Freshness, Result};
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 use zookeeper_client as zk;
 
 use crate::config::{Auth, ZkConfig};
@@ -33,6 +33,7 @@ pub(crate) struct Link {
     /// Rises with every connection of the handle.
     number: u64,
     call_timeout: Duration,
+    caught_up: Arc<OnceCell<()>>,
 }
 
 #[derive(Clone, Debug)]
@@ -133,6 +134,12 @@ impl Link {
 
     pub(crate) fn number(&self) -> u64 {
         self.number
+    }
+
+    /// Makes sure, once a connection, that its server is not behind the one that was heard before.
+    pub(crate) async fn catch_up(&self, path: &str) -> Result<(), Failure> {
+        let sync = || self.call(self.client.sync(path));
+        self.caught_up.get_or_try_init(sync).await.map(drop)
     }
 
     /// Waits for the answer to a request, but not for ever: the library waits while it is not
@@ -270,6 +277,7 @@ impl Keeper {
             client: client.clone(),
             number: self.connections,
             call_timeout: self.config.call_timeout,
+            caught_up: Arc::default(),
         }));
     }
 

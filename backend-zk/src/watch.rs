@@ -19,7 +19,7 @@ use tokio::time::Instant;
 pub(crate) use self::follower::{VISIBLE_BOUND, follow};
 use crate::content::Content;
 use crate::owner::Owner;
-use crate::registration::Registrations;
+use crate::registration::{Own, Registrations};
 
 /// All subscriptions of a handle.
 #[derive(Debug, Default)]
@@ -217,11 +217,10 @@ impl Picture {
         for (key, seen) in &self.seen {
             // Of its own keys this handle knows better than the server, unless somebody newer has
             // come; what it has taken back is not shown, though the server may still have it.
-            let mine = offered.remove(key);
             let ours = seen.owner.as_ref() == Some(me);
             let server = (seen.instance.generation(), seen.owner.as_ref());
-            match mine {
-                Some(mine) if ours || server < (mine.generation(), Some(me)) => {
+            match offered.remove(key) {
+                Some(Own::Offered(mine)) if ours || server < (mine.generation(), Some(me)) => {
                     instances.push(mine);
                 }
                 None if ours => {}
@@ -233,7 +232,10 @@ impl Picture {
             .iter()
             .filter(|(key, _)| !offered.contains_key(*key));
         instances.extend(held.map(|(_, instance)| instance.clone()));
-        instances.extend(offered.into_values());
+        instances.extend(offered.into_values().filter_map(|own| match own {
+            Own::Offered(mine) => Some(mine),
+            Own::AsOnServer => None,
+        }));
         feed.publish(instances, self.freshness());
     }
 

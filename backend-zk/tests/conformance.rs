@@ -17,28 +17,19 @@ use zookeeper_client as zk;
 
 use self::support::{Proxied, curator_json, path, put, raw};
 
-/// One server, where the handles use persistent watches.
-struct ZkFixture {
+/// One server, and handles with one kind of watches.
+struct ZkFixture<const ONESHOT: bool> {
     namespace: String,
     ensemble: Mutex<Ensemble>,
     server: SocketAddr,
-    watches: Watches,
 }
+
+type Persistent = ZkFixture<false>;
+type Oneshot = ZkFixture<true>;
 
 struct ZkHandle(Proxied);
 
-impl ZkFixture {
-    async fn with_watches(namespace: &str, watches: Watches) -> Result<Self, Failure> {
-        let ensemble = Ensemble::start(ServerOptions::default()).await;
-        let ensemble = ensemble.map_err(Failure::setup)?;
-        Ok(Self {
-            namespace: namespace.to_owned(),
-            server: ensemble.addresses()[0],
-            ensemble: Mutex::new(ensemble),
-            watches,
-        })
-    }
-
+impl<const ONESHOT: bool> ZkFixture<ONESHOT> {
     async fn inject_at(&self, client: &zk::Client, path: &str, garbage: &[u8]) {
         match put(client, path, garbage).await {
             // Not every text is a path.
@@ -49,14 +40,24 @@ impl ZkFixture {
 }
 
 #[async_trait]
-impl Fixture for ZkFixture {
+impl<const ONESHOT: bool> Fixture for ZkFixture<ONESHOT> {
     async fn start(namespace: &str) -> Result<Self, Failure> {
-        Self::with_watches(namespace, Watches::Auto).await
+        let ensemble = Ensemble::start(ServerOptions::default()).await;
+        let ensemble = ensemble.map_err(Failure::setup)?;
+        Ok(Self {
+            namespace: namespace.to_owned(),
+            server: ensemble.addresses()[0],
+            ensemble: Mutex::new(ensemble),
+        })
     }
 
     async fn connect(&self) -> Result<Box<dyn Handle>, Failure> {
         let mut config = support::config(&[], &self.namespace);
-        config.watches = self.watches;
+        config.watches = if ONESHOT {
+            Watches::Oneshot
+        } else {
+            Watches::Auto
+        };
         Ok(Box::new(ZkHandle(
             Proxied::start(self.server, &config).await,
         )))
@@ -144,7 +145,7 @@ impl Fixture for ZkFixture {
     }
 
     fn deadline(&self) -> Duration {
-        Duration::from_secs(180)
+        Duration::from_secs(300)
     }
 }
 
@@ -179,4 +180,5 @@ impl Handle for ZkHandle {
     }
 }
 
-tidings_testkit::server_suite!(zookeeper_3_8, tidings_conformance, persistent, ZkFixture);
+tidings_testkit::server_suite!(zookeeper_3_8, tidings_conformance, persistent, Persistent);
+tidings_testkit::server_suite!(zookeeper_3_8, tidings_conformance, oneshot, Oneshot);

@@ -14,7 +14,7 @@ use tidings_api::{InstanceKey, Selector, ServiceName};
 use tokio::time::Instant;
 use zookeeper_client as zk;
 
-use super::upstream::{Read, Upstream};
+use super::upstream::{Read, Upstream, services};
 use super::{First, Followed};
 use crate::Shared;
 use crate::content::Content;
@@ -111,10 +111,7 @@ impl Follower {
         let shared = self.shared.clone();
         let selector = self.followed.selector.clone();
         let mut upstream = Upstream::new(link, &shared.keys, shared.config.watches);
-        upstream.watch(&selector).await?;
-        // The server may be behind the one that was heard before.
-        let base = shared.keys.base();
-        link.call(link.client().sync(base)).await?;
+        link.catch_up(shared.keys.base()).await?;
         let reads = self.read_all(&mut upstream, &selector).await?;
         self.begin(link, reads).await?;
         self.backoff.reset();
@@ -146,9 +143,13 @@ impl Follower {
         upstream: &mut Upstream<'_>,
         selector: &Selector,
     ) -> Result<Vec<(InstanceKey, Read)>, Failure> {
+        let names = upstream.subscribe(selector).await?;
         let services = match selector {
-            Selector::Service(service) => vec![service.clone()],
-            Selector::All => upstream.services().await?,
+            Selector::Service(service) => {
+                let keys = self.keys_in(service, names);
+                return upstream.read(keys).await;
+            }
+            Selector::All => services(names),
         };
         let mut reads = Vec::new();
         for service in services {
@@ -171,16 +172,19 @@ impl Follower {
             }
             names => names?,
         };
-        let mut keys = Vec::with_capacity(names.len());
-        for name in names {
-            match Keys::child(service, &name) {
-                Some(key) => keys.push(key),
-                None => self
-                    .shared
-                    .count_unreadable(service, &name, &"no instance id"),
+        Ok(self.keys_in(service, names))
+    }
+
+    fn keys_in(&self, service: &ServiceName, names: Vec<String>) -> Vec<InstanceKey> {
+        let key = |name: String| {
+            let key = Keys::child(service, &name);
+            if key.is_none() {
+                self.shared
+                    .count_unreadable(service, &name, &"no instance id");
             }
-        }
-        Ok(keys)
+            key
+        };
+        names.into_iter().filter_map(key).collect()
     }
 
     /// Takes over a complete look.

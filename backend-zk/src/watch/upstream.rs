@@ -55,24 +55,26 @@ impl<'l> Upstream<'l> {
         }
     }
 
-    /// Sets the watch, before anything is read. With the one-shot kind, reading does it.
-    pub(super) async fn watch(&mut self, selector: &Selector) -> Result<(), Failure> {
-        if self.configured == Configured::Oneshot {
-            return Ok(());
-        }
+    /// Sets the watch and lists the children of the selector's root. The list is not older than the
+    /// watch: what happens after it is reported.
+    pub(super) async fn subscribe(&mut self, selector: &Selector) -> Result<Vec<String>, Failure> {
         let root = self.keys.root(selector);
-        let mode = zk::AddWatchMode::PersistentRecursive;
-        match self.link.call(self.link.client().watch(&root, mode)).await {
-            Ok(watcher) => {
-                self.watches = Watches::Persistent(watcher);
-                Ok(())
-            }
+        if self.configured == Configured::Oneshot {
+            return self.list(&root).await;
+        }
+        let client = self.link.client();
+        // Both are sent at once, and answered in order.
+        let watch = client.watch(&root, zk::AddWatchMode::PersistentRecursive);
+        let list = client.list_children(&root);
+        match self.link.call(watch).await {
+            Ok(watcher) => self.watches = Watches::Persistent(watcher),
             Err(failure) if failure.is_unknown_request() && self.configured == Configured::Auto => {
                 tracing::debug!("the server has no persistent watches: using one-shot ones");
-                Ok(())
+                return self.list(&root).await;
             }
-            Err(failure) => Err(failure),
+            Err(failure) => return Err(failure),
         }
+        absent_as_empty(self.link.call(list).await)
     }
 
     /// The next event. Cancel-safe.
@@ -99,11 +101,7 @@ impl<'l> Upstream<'l> {
     /// The services there are.
     pub(super) async fn services(&mut self) -> Result<Vec<ServiceName>, Failure> {
         let base = self.keys.base();
-        let names = self.list(base).await?;
-        let names = names.into_iter();
-        Ok(names
-            .filter_map(|name| ServiceName::new(name).ok())
-            .collect())
+        Ok(services(self.list(base).await?))
     }
 
     /// The names of the nodes of a service.
@@ -115,10 +113,7 @@ impl<'l> Upstream<'l> {
     async fn list(&mut self, path: &str) -> Result<Vec<String>, Failure> {
         let client = self.link.client();
         let Watches::Oneshot(watchers) = &mut self.watches else {
-            return match self.link.call(client.list_children(path)).await {
-                Err(Failure::Refused(zk::Error::NoNode)) => Ok(Vec::new()),
-                listed => listed,
-            };
+            return absent_as_empty(self.link.call(client.list_children(path)).await);
         };
         loop {
             match self.link.call(client.list_and_watch_children(path)).await {
@@ -190,6 +185,21 @@ impl Read {
             Err(zk::Error::NoNode | zk::Error::NoAuth) => Ok(Self::Absent),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// The names of nodes that are names of services.
+pub(super) fn services(names: Vec<String>) -> Vec<ServiceName> {
+    let names = names.into_iter();
+    names
+        .filter_map(|name| ServiceName::new(name).ok())
+        .collect()
+}
+
+fn absent_as_empty(listed: Result<Vec<String>, Failure>) -> Result<Vec<String>, Failure> {
+    match listed {
+        Err(Failure::Refused(zk::Error::NoNode)) => Ok(Vec::new()),
+        listed => listed,
     }
 }
 
