@@ -49,19 +49,17 @@ tidings_testkit::server_tests! { zookeeper_3_8:
         let (own, other) = (Recorder::start(&a, "web").await, Recorder::start(&b, "web").await);
         let all = b.watch_all().await.unwrap();
         let client = raw(&ensemble.addresses()).await;
-        // Until it was seen to be gone with all that was below it: owners are quick.
-        eventually("the parents are deleted", async || {
-            for service in ["web", "mail"] {
-                let parent = format!("/{NAMESPACE}/{service}");
-                for name in client.list_children(&parent).await.unwrap_or_default() {
-                    let _gone = client.delete(&format!("{parent}/{name}"), None).await;
-                }
-                let _back = client.delete(&parent, None).await;
+        // At once: owners are quick to bring their nodes back.
+        let mut deletion = client.new_multi_writer();
+        for service in ["web", "mail"] {
+            let parent = format!("/{NAMESPACE}/{service}");
+            for name in client.list_children(&parent).await.unwrap() {
+                deletion.add_delete(&format!("{parent}/{name}"), None).unwrap();
             }
-            let deleted = client.delete(&format!("/{NAMESPACE}"), None).await;
-            matches!(deleted, Ok(()) | Err(zk::Error::NoNode))
-        })
-        .await;
+            deletion.add_delete(&parent, None).unwrap();
+        }
+        deletion.add_delete(&format!("/{NAMESPACE}"), None).unwrap();
+        assert_eq!(deletion.commit().await.unwrap().len(), 14);
         other.until("all are back", |view| (0..10).all(|n| is_sick(view, &format!("a-{n}")))).await;
         let mut all = all;
         let back = all.wait_until(|view| view.len() == 11 && view.get(&mail).is_some());
