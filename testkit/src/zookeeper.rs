@@ -388,11 +388,11 @@ pub struct Curator {
 }
 
 impl Curator {
-    /// Compiles a Java source file.
+    /// Compiles Java source files.
     ///
     /// # Errors
-    /// Where Curator or the compiler isn't there, or the source doesn't compile.
-    pub fn compile(source: &Path) -> Result<Self> {
+    /// Where Curator or the compiler isn't there, or a source doesn't compile.
+    pub fn compile(sources: &[PathBuf]) -> Result<Self> {
         let jar = env!("TESTKIT_CURATOR");
         if jar.is_empty() {
             return Err("Curator is not installed".into());
@@ -418,7 +418,7 @@ impl Curator {
         let output = Command::new(Path::new(env!("TESTKIT_JAVA")).with_file_name("javac"))
             .args(["-cp", &class_path, "-d"])
             .arg(classes.path())
-            .arg(source)
+            .args(sources)
             .output()?;
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).into());
