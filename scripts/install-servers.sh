@@ -1,8 +1,10 @@
 #!/bin/sh
-# Installs the real servers that the tests of the etcd backend run against, on Debian, as root:
+# Installs the real servers that the tests of the backends run against, on Debian, as root:
 #
 #   etcd of this release          from its packages; no service is started
 #   protoc and its protobuf files which the crate etcd-client needs to build
+#   ZooKeeper and Apache Curator  from their packages, with a Java compiler for the latter's test;
+#                                 no service is started
 #   etcd 3.5 (Debian trixie)      unpacked into $TIDINGS_SERVERS, where the package sources can be
 #                                 derived from this machine's own; nothing of it is installed
 #
@@ -10,7 +12,8 @@
 set -eu
 
 SERVERS=${TIDINGS_SERVERS:-/opt/tidings-servers}
-PACKAGES='etcd-server etcd-client protobuf-compiler libprotobuf-dev'
+PACKAGES='etcd-server etcd-client protobuf-compiler libprotobuf-dev
+    zookeeper libcurator-discovery-java libcurator-recipes-java libslf4j-java default-jdk-headless'
 NEWER_RELEASE=trixie
 
 main() {
@@ -24,7 +27,8 @@ check_system() {
     if ! command -v apt-get >/dev/null || [ ! -e /etc/debian_version ]; then
         fail "this script knows Debian only; install yourself: etcd 3.4 or later (etcd and etcdctl
 in the PATH, or ETCD_3_4 and ETCD_3_5 naming the binaries), protoc, and the protobuf files
-google/protobuf/*.proto"
+google/protobuf/*.proto; ZooKeeper 3.8 and Curator 5 (ZOOKEEPER_3_8 and CURATOR naming the jars
+zookeeper.jar and curator-x-discovery.jar, others beside them), and java and javac"
     fi
     if [ "$(id -u)" != 0 ] && [ -n "$(missing_packages)" ]; then
         fail "not root, and these packages are missing: $(missing_packages)"

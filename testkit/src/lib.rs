@@ -7,6 +7,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`etcd`] | etcd 3.4 and 3.5, one member or three, with TLS and users |
+//! | [`zookeeper`] | ZooKeeper 3.8, one server or three, with TLS and SASL; Apache Curator |
 //! | [`process`] | a child process: kill, pause, resume |
 //! | [`proxy`] | a TCP proxy between a client and a server, for partitions and delays |
 //! | [`ports`] | free ports |
@@ -14,7 +15,8 @@
 //!
 //! Servers are found by the build script: `etcd` in the `PATH` or where `ETCD_3_4` says, and 3.5 in
 //! `$TIDINGS_SERVERS` (`/opt/tidings-servers`, where `scripts/install-servers.sh` puts it) or where
-//! `ETCD_3_5` says. Tests of a server that isn't there are ignored, with the reason, by
+//! `ETCD_3_5` says. ZooKeeper and Curator are the jars of Debian's packages or where `ZOOKEEPER_3_8` and
+//! `CURATOR` say, with `java` in the `PATH` or where `JAVA` says. Tests of a server that isn't there are ignored, with the reason, by
 //! [`server_tests!`].
 
 pub mod etcd;
@@ -22,6 +24,7 @@ pub mod ports;
 pub mod process;
 pub mod proxy;
 pub mod tls;
+pub mod zookeeper;
 
 mod macros;
 #[doc(hidden)]

@@ -11,6 +11,8 @@
 macro_rules! server_tests {
     (etcd_3_4: $($tests:tt)*) => { $crate::__with_etcd_3_4! { $($tests)* } };
     (etcd_3_5: $($tests:tt)*) => { $crate::__with_etcd_3_5! { $($tests)* } };
+    (zookeeper_3_8: $($tests:tt)*) => { $crate::__with_zookeeper_3_8! { $($tests)* } };
+    (curator: $($tests:tt)*) => { $crate::__with_curator! { $($tests)* } };
 }
 
 macro_rules! define {
@@ -83,6 +85,11 @@ macro_rules! define {
 
 define!($ have_etcd_3_4, __with_etcd_3_4, __suite_etcd_3_4, "etcd 3.4 is not installed");
 define!($ have_etcd_3_5, __with_etcd_3_5, __suite_etcd_3_5, "etcd 3.5 is not installed");
+define!(
+    $ have_zookeeper_3_8, __with_zookeeper_3_8, __suite_zookeeper_3_8,
+    "ZooKeeper 3.8 is not installed"
+);
+define!($ have_curator, __with_curator, __suite_curator, "Apache Curator is not installed");
 
 /// The conformance suite on a fixture that needs a server, ignored where that isn't there:
 /// `server_suite!(etcd_3_4, tidings_conformance, name_of_the_module, Fixture)`.
@@ -90,6 +97,7 @@ define!($ have_etcd_3_5, __with_etcd_3_5, __suite_etcd_3_5, "etcd 3.5 is not ins
 macro_rules! server_suite {
     (etcd_3_4, $($suite:tt)*) => { $crate::__suite_etcd_3_4! { $($suite)* } };
     (etcd_3_5, $($suite:tt)*) => { $crate::__suite_etcd_3_5! { $($suite)* } };
+    (zookeeper_3_8, $($suite:tt)*) => { $crate::__suite_zookeeper_3_8! { $($suite)* } };
 }
 
 /// The runtime of a test: enough workers that a task which blocks one is noticed.

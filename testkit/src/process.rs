@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Result;
+
+const STOP_POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A running child process; killed, by its id, when dropped.
 #[derive(Debug)]
@@ -54,12 +57,17 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Stops it without letting it know (SIGSTOP): it hangs, its sockets stay open.
+    /// Stops it without letting it know (SIGSTOP): it hangs, its sockets stay open. Returns when
+    /// every thread of it has stopped, which on a busy machine takes a moment.
     ///
     /// # Errors
     /// Where it has ended.
     pub fn pause(&self) -> Result<()> {
-        self.signal(Signal::STOP)
+        self.signal(Signal::STOP)?;
+        while !self.is_stopped() {
+            std::thread::sleep(STOP_POLL_INTERVAL);
+        }
+        Ok(())
     }
 
     /// Ends [`pause`](Self::pause).
@@ -86,6 +94,21 @@ impl Process {
             .find(|at| text.is_char_boundary(*at))
             .unwrap_or_default();
         text[start..].to_owned()
+    }
+
+    /// Whether every thread is stopped, or gone.
+    fn is_stopped(&self) -> bool {
+        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.child.id())) else {
+            return true;
+        };
+        let stats = threads.flatten().map(|thread| thread.path().join("stat"));
+        let mut stats = stats.filter_map(|stat| fs::read_to_string(stat).ok());
+        // The state stands behind the name, which is in parentheses and may have some of its own.
+        stats.all(|stat| {
+            stat.rsplit(") ")
+                .next()
+                .is_some_and(|rest| rest.starts_with(['T', 'Z']))
+        })
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {

@@ -1,0 +1,11 @@
+//! What the backend makes of faults, on real ZooKeeper. Each test shows that its fault happened.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod connections;
+mod ensembles;
+mod nodes;
+mod pauses;
+mod recorder;
+mod scale;
