@@ -1,8 +1,303 @@
-//! The embedded gossip backend.
-#[doc(hidden)]
-pub mod engine;
-#[doc(hidden)]
-pub mod wire;
+//! The embedded gossip backend: every process that uses it is the registry.
+//!
+//! [`GossipDiscovery`] is a member of a cluster. Each member holds the whole registry and answers
+//! from it; changes travel from member to member within milliseconds, and a member that dies is
+//! found out by the others. There is no server to run and nothing to lose but the cluster itself.
+//!
+//! ```no_run
+//! use tidings_api::{Discovery, DiscoveryExt};
+//! use tidings_gossip::{GossipConfig, GossipDiscovery};
+//!
+//! # async fn run() -> tidings_api::Result<()> {
+//! let mut config = GossipConfig::default();
+//! config.join.push("seed.internal".into());
+//!
+//! let discovery = GossipDiscovery::start(config).await?;
+//! discovery.register_at("payments", "10.0.0.7:8080").await?;
+//! let orders = discovery.watch_service("orders").await?;
+//! println!("{} instances", orders.view().len());
+//! discovery.close().await
+//! # }
+//! ```
+//!
+//! # Reading order
+//!
+//! This file has the verbs, each a command to the driver. `driver` is the one task; it owns the
+//! [`engine`], a state machine without sockets or clocks, and `net` and `link`, the sockets.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tidings_api::{
+    Bounds, Discovery, Error, Generation, Health, Instance, InstanceId, InstanceKey, Removal,
+    Result, Selector, Status, Watch,
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::coop::unconstrained;
+use tokio::time::{Instant, timeout_at};
+use tracing::{info, warn};
 
 mod config;
 pub use config::{GossipConfig, PORT_DEFAULT};
+
+mod driver;
+use driver::{COMMANDS_WAITING_MAX, Command, Driver, Parts, Reply};
+
+#[doc(hidden)]
+pub mod engine;
+use engine::{Engine, EngineConfig};
+pub use engine::{Identity, MemberInfo, MemberState};
+
+#[cfg(feature = "fault-injection")]
+mod faults;
+#[cfg(feature = "fault-injection")]
+pub use faults::Faults;
+
+mod link;
+pub use link::LinkStats;
+
+mod net;
+use net::Net;
+pub use net::NetStats;
+
+mod resolve;
+use resolve::Seeds;
+
+mod status;
+use status::Board;
+
+mod watch;
+
+/// The name of this backend: its URL scheme and its Cargo feature.
+const BACKEND: &str = "gossip";
+
+/// Bound from `register` or `health` to every watcher: the change is pushed within milliseconds;
+/// where packets are lost a probe notices the difference, and a sync repairs it.
+const VISIBLE_BOUND: Duration = Duration::from_secs(2);
+
+/// A member of a gossip cluster.
+///
+/// # How far things have travelled
+/// When `register`, `health` or `deregister` returns, this member has taken it over and watches of
+/// this handle show it; the packets that tell the others leave in the same moment. `close` returns
+/// once some of the others have confirmed the leave, or after
+/// [`leave_timeout`](GossipConfig::leave_timeout).
+///
+/// # Dropping
+/// A handle that is dropped without `close` leaves in the background, as long as the runtime lives
+/// to do it; otherwise the others find out as after a crash.
+#[derive(Debug)]
+pub struct GossipDiscovery {
+    identity: Identity,
+    local: SocketAddr,
+    board: Arc<Board>,
+    commands: mpsc::Sender<Command>,
+}
+
+/// What a member has counted since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// The protocol.
+    pub engine: engine::Stats,
+    /// The UDP socket.
+    pub net: NetStats,
+    /// The TCP links.
+    pub links: LinkStats,
+    /// Selectors that are watched now, or were until a moment ago.
+    pub feeds: usize,
+}
+
+impl GossipDiscovery {
+    /// Starts a member and joins the cluster of the seeds.
+    ///
+    /// Waits for the first seed to answer, but not longer than
+    /// [`join_wait`](GossipConfig::join_wait): seeds that don't answer or can't be resolved are no
+    /// error. They are tried for ever, and until one answers the status is disconnected and views
+    /// are stale.
+    ///
+    /// Needs a tokio runtime with time and I/O; the member lives as a task on it.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`](tidings_api::ErrorKind::InvalidConfig) naming the field that is out of
+    /// range, or an address to bind to that is not this machine's;
+    /// [`Unavailable`](tidings_api::ErrorKind::Unavailable) where its port is in use.
+    pub async fn start(config: GossipConfig) -> Result<Self> {
+        config.validate()?;
+        let mut seeds = Seeds::new(config.seeds()?);
+        let net = Net::bind(config.bind).map_err(|error| error.with_backend(BACKEND))?;
+        let local = net.local();
+        if !local.ip().is_loopback() {
+            warn!(%local, "gossip is not sealed: whoever reaches this address can read and change \
+                   what is registered");
+        }
+
+        let enough = Instant::now() + config.join_wait;
+        seeds.resolve();
+        let resolution = timeout_at(enough, seeds.resolved()).await.ok();
+        let resolved = resolution
+            .as_ref()
+            .map_or(&[][..], |found| &found.addresses);
+        let identity = identity(&config, local, resolved);
+        info!(name = %identity.name, address = %identity.address, %local, "member started");
+
+        let (joined, first_answer) = oneshot::channel();
+        let (commands, waiting) = mpsc::channel(COMMANDS_WAITING_MAX);
+        let engine = engine(&config, identity.clone());
+        let board = Arc::new(Board::new(bounds(&config, &engine)));
+        let parts = Parts {
+            net,
+            seeds,
+            engine,
+            board: board.clone(),
+            joined,
+            leave_timeout: config.leave_timeout,
+            commands: waiting,
+        };
+        tokio::spawn(Driver::new(parts, resolution).run());
+        let member = Self {
+            identity,
+            local,
+            board,
+            commands,
+        };
+        // Too late is no error: the driver goes on trying.
+        let _ = timeout_at(enough, first_answer).await;
+        Ok(member)
+    }
+
+    /// Name, generation and address of this member, as the others know it.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Where it is bound, with the port that was taken.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The members of the cluster that this one knows of, itself first among them or not, dead ones
+    /// for a while.
+    ///
+    /// # Errors
+    /// [`Closed`](tidings_api::ErrorKind::Closed).
+    pub async fn members(&self) -> Result<Vec<MemberInfo>> {
+        self.ask(Command::Members).await
+    }
+
+    /// What this member has counted.
+    ///
+    /// # Errors
+    /// [`Closed`](tidings_api::ErrorKind::Closed).
+    pub async fn stats(&self) -> Result<Stats> {
+        self.ask(Command::Stats).await
+    }
+
+    /// What tests do to this member. Works on after the handle was dropped no longer than it.
+    #[cfg(feature = "fault-injection")]
+    #[must_use]
+    pub fn faults(&self) -> Faults {
+        Faults::new(self.commands.downgrade())
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
+        let closed = || Error::closed().with_backend(BACKEND);
+        let (reply, answer) = oneshot::channel();
+        // Outside the scheduler's budget, so that the first of two calls is the first in the queue
+        // (REG-8). A call that is dropped is either not in it yet, or takes effect.
+        let sent = unconstrained(self.commands.send(command(reply))).await;
+        sent.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())
+    }
+}
+
+#[async_trait]
+impl Discovery for GossipDiscovery {
+    async fn register(&self, instance: Instance) -> Result<InstanceKey> {
+        let operation = format!("register {}", instance.key());
+        self.ask(|reply| Command::Register(Box::new(instance), reply))
+            .await
+            .and_then(|registered| registered)
+            .map_err(|error| error.with_backend(BACKEND).with_operation(operation))
+    }
+
+    async fn deregister(&self, key: &InstanceKey) -> Result<Removal> {
+        self.ask(|reply| Command::Deregister(key.clone(), reply))
+            .await
+            .map_err(|error| error.with_operation(format!("deregister {key}")))
+    }
+
+    async fn watch(&self, selector: Selector) -> Result<Watch> {
+        let operation = format!("watch {selector}");
+        self.ask(|reply| Command::Watch(selector, reply))
+            .await
+            .and_then(|watch| watch)
+            .map_err(|error| error.with_backend(BACKEND).with_operation(operation))
+    }
+
+    async fn health(&self, key: &InstanceKey, health: Health) -> Result<()> {
+        self.ask(|reply| Command::Health(key.clone(), health, reply))
+            .await
+            .and_then(|reported| reported)
+            .map_err(|error| {
+                error
+                    .with_backend(BACKEND)
+                    .with_operation(format!("health {key}"))
+            })
+    }
+
+    fn status(&self) -> Status {
+        self.board.status()
+    }
+
+    async fn close(&self) -> Result<()> {
+        // Where the driver has ended already, or ends before it gets to this, that is as well.
+        let _ = self.commands.send(Command::Close).await;
+        self.commands.closed().await;
+        Ok(())
+    }
+}
+
+fn identity(config: &GossipConfig, local: SocketAddr, seeds: &[SocketAddr]) -> Identity {
+    let generated = || InstanceId::generate().to_string();
+    let address = match config.advertise {
+        Some(advertise) if advertise.port() == 0 => (advertise.ip(), local.port()).into(),
+        Some(advertise) => advertise,
+        None => net::reachable_addr(local, seeds),
+    };
+    Identity {
+        name: config.name.clone().unwrap_or_else(generated).into(),
+        generation: Generation::after(Generation::default()),
+        address,
+    }
+}
+
+fn engine(config: &GossipConfig, identity: Identity) -> Engine {
+    let engine = EngineConfig {
+        cluster: config.cluster.clone(),
+        probe_interval: config.probe_interval,
+        probe_timeout: config.probe_timeout,
+        suspicion_multiplier: config.suspicion_multiplier,
+        leave_timeout: config.leave_timeout,
+        loss_hold: config.loss_hold,
+        ..EngineConfig::default()
+    };
+    Engine::new(
+        std::time::Instant::now(),
+        identity,
+        engine,
+        fastrand::u64(..),
+    )
+}
+
+fn bounds(config: &GossipConfig, engine: &Engine) -> Bounds {
+    Bounds {
+        visible: VISIBLE_BOUND,
+        removed: VISIBLE_BOUND,
+        crashed: engine.crash_bound(),
+        stale: 4 * config.probe_interval,
+    }
+}

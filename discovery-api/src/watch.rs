@@ -91,9 +91,11 @@ impl Watch {
         }
     }
 
-    /// The views as a stream, the current one first; ends when the handle is closed.
+    /// The views as a stream, the current one first, also where `changed` returned it before; ends
+    /// when the handle is closed.
     #[must_use]
-    pub fn into_views(self) -> Views {
+    pub fn into_views(mut self) -> Views {
+        self.seen = 0;
         Views {
             next: Box::pin(next_view(self)),
         }
@@ -202,5 +204,24 @@ impl Stream for Changes {
                 Poll::Pending => return Poll::Pending,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::{DiscoveryExt, MemoryRegistry};
+
+    #[tokio::test]
+    async fn a_stream_starts_with_the_current_view_even_if_it_was_read_before() {
+        let discovery = MemoryRegistry::new().connect();
+        let key = discovery.register_at("web", "10.0.0.1:80").await.unwrap();
+        let mut watch = discovery.watch_service("web").await.unwrap();
+        watch.changed().await.unwrap();
+
+        let mut changes = watch.into_changes();
+        let first = tokio::time::timeout(Duration::from_secs(30), changes.next()).await;
+        assert_eq!(first.unwrap().unwrap().key(), &key);
     }
 }

@@ -95,8 +95,9 @@ impl Options {
         self.values.is_empty()
     }
 
-    /// The key as the user spells it.
-    pub(super) fn label(&self, key: &str) -> String {
+    /// The key as the user spells it, for errors.
+    #[must_use]
+    pub fn label(&self, key: &str) -> String {
         match &self.variable_prefix {
             Some(prefix) => format!("{prefix}{}", key.to_ascii_uppercase()),
             None => key.to_owned(),

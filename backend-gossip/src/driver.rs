@@ -1,0 +1,405 @@
+//! The one task of a member: it owns the engine, and everything that happens goes through it.
+//!
+//! Each [`turn`](Driver::turn) takes what woke the task and whatever else of the kind is there, up
+//! to a bound, so that neither a flood of datagrams nor one of commands keeps the others waiting.
+//! After every single input all outputs of the engine are drained; watches are published and
+//! callers answered once, at the end of the turn, in this order: who has an answer finds it in the
+//! views.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tidings_api::{Freshness, Health, Instance, InstanceKey, Removal, Result, Selector, Watch};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep_until;
+use tracing::{debug, info};
+
+use crate::Stats;
+use crate::engine::{Engine, Event, MemberChange, MemberInfo, MemberState, Route};
+use crate::link::{LinkEvent, Links};
+use crate::net::Net;
+use crate::resolve::{Resolution, Seeds};
+use crate::status::Board;
+use crate::watch::Watches;
+
+/// Commands that wait for the driver; callers wait when there are more.
+pub(crate) const COMMANDS_WAITING_MAX: usize = 256;
+/// What one turn takes of one kind. Large enough to make publishing once a turn worth it, small
+/// enough that a turn stays below a few milliseconds.
+const INPUTS_PER_TURN_MAX: usize = 64;
+/// Time between two looks for idle links and unused feeds.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// How much longer than the engine's own bound a leave may take.
+const LEAVE_GRACE: Duration = Duration::from_millis(100);
+
+/// What a handle asks the driver for.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Register(Box<Instance>, Reply<Result<InstanceKey>>),
+    Deregister(InstanceKey, Reply<Removal>),
+    Health(InstanceKey, Health, Reply<Result<()>>),
+    Watch(Selector, Reply<Result<Watch>>),
+    Members(Reply<Vec<MemberInfo>>),
+    Stats(Reply<Stats>),
+    Close,
+    #[cfg(feature = "fault-injection")]
+    CutOff(bool, Reply<()>),
+    #[cfg(feature = "fault-injection")]
+    Crash,
+}
+
+pub(crate) type Reply<T> = oneshot::Sender<T>;
+
+/// The task's state. Fields are dropped in this order: once `commands` is gone, which is what
+/// `close` waits for, the sockets are closed.
+pub(crate) struct Driver {
+    net: Net,
+    links: Links,
+    seeds: Seeds,
+    engine: Engine,
+    watches: Watches,
+    board: Arc<Board>,
+    /// What callers are told at the end of the turn.
+    answers: Vec<Box<dyn FnOnce() + Send>>,
+    /// Told once the cluster was joined.
+    joined: Option<oneshot::Sender<()>>,
+    members_changed: bool,
+    next_sweep: Instant,
+    leave_timeout: Duration,
+    life: Life,
+    commands: mpsc::Receiver<Command>,
+}
+
+/// How far the handle's life has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Open,
+    /// The others are being told, until then at most.
+    Leaving(Instant),
+    Over,
+}
+
+/// What woke the task.
+enum Wake {
+    Datagrams,
+    Connection(TcpStream),
+    Link(LinkEvent),
+    Seeds(Resolution),
+    /// `None` when the last handle is gone.
+    Command(Option<Command>),
+    Timer,
+}
+
+/// What a driver is made of.
+pub(crate) struct Parts {
+    pub(crate) net: Net,
+    pub(crate) seeds: Seeds,
+    pub(crate) engine: Engine,
+    pub(crate) board: Arc<Board>,
+    pub(crate) joined: oneshot::Sender<()>,
+    pub(crate) leave_timeout: Duration,
+    pub(crate) commands: mpsc::Receiver<Command>,
+}
+
+impl Driver {
+    /// A driver that has met the seeds resolved so far.
+    pub(crate) fn new(parts: Parts, resolution: Option<Resolution>) -> Self {
+        let now = Instant::now();
+        let mut driver = Self {
+            net: parts.net,
+            links: Links::new(),
+            watches: Watches::new(parts.engine.freshness()),
+            seeds: parts.seeds,
+            engine: parts.engine,
+            board: parts.board,
+            answers: Vec::new(),
+            joined: Some(parts.joined),
+            members_changed: true,
+            next_sweep: now + SWEEP_INTERVAL,
+            leave_timeout: parts.leave_timeout,
+            life: Life::Open,
+            commands: parts.commands,
+        };
+        if let Some(resolution) = resolution {
+            driver.meet(now, &resolution);
+        } else if driver.seeds.is_empty() {
+            driver.engine.handle_seeds(now, &[]);
+        }
+        driver.drain(now);
+        driver.settle();
+        driver
+    }
+
+    /// Runs until the handle is closed, dropped or crashed, and its sockets are closed.
+    pub(crate) async fn run(mut self) {
+        let timer = sleep_until(Instant::now().into());
+        tokio::pin!(timer);
+        while self.life != Life::Over {
+            let due = self.due();
+            if let Some(due) = due.filter(|due| *due != timer.deadline().into_std()) {
+                timer.as_mut().reset(due.into());
+            }
+            let wake = tokio::select! {
+                () = self.net.ready() => Wake::Datagrams,
+                stream = self.net.accept() => Wake::Connection(stream),
+                event = self.links.next() => Wake::Link(event),
+                resolution = self.seeds.resolved() => Wake::Seeds(resolution),
+                command = self.commands.recv(), if self.life == Life::Open => {
+                    Wake::Command(command)
+                }
+                () = &mut timer, if due.is_some() => Wake::Timer,
+            };
+            self.turn(wake);
+        }
+        self.net.flush();
+        self.links.shutdown().await;
+    }
+
+    fn turn(&mut self, wake: Wake) {
+        let now = Instant::now();
+        match wake {
+            Wake::Datagrams => self.exchange_datagrams(now),
+            Wake::Connection(stream) => self.links.accept(now, stream),
+            Wake::Link(event) => self.take_link_events(now, event),
+            Wake::Seeds(resolution) => self.meet(now, &resolution),
+            Wake::Command(Some(command)) => self.take_commands(now, command),
+            Wake::Command(None) => self.leave(now),
+            Wake::Timer => {}
+        }
+        // In every turn, so that timers are as punctual as the turns are short.
+        if self.engine.poll_timeout().is_some_and(|due| due <= now) {
+            self.engine.handle_timeout(now);
+        }
+        self.drain(now);
+        self.sweep(now);
+        self.settle();
+    }
+
+    fn exchange_datagrams(&mut self, now: Instant) {
+        self.net.flush();
+        for _ in 0..INPUTS_PER_TURN_MAX {
+            let Some((from, bytes)) = self.net.receive() else {
+                return;
+            };
+            self.engine.handle_datagram(now, from, bytes);
+            self.drain(now);
+        }
+    }
+
+    fn take_link_events(&mut self, now: Instant, first: LinkEvent) {
+        let mut next = Some(first);
+        for _ in 0..INPUTS_PER_TURN_MAX {
+            match next {
+                Some(LinkEvent::Frame(link, frame)) => {
+                    self.links.touch(now, link);
+                    self.engine.handle_link(now, link, &frame);
+                }
+                Some(LinkEvent::Failed(to, failure)) => {
+                    debug!(%to, ?failure, "link failed");
+                    self.engine.handle_link_failure(now, to, failure);
+                }
+                None => return,
+            }
+            self.drain(now);
+            next = self.links.try_next();
+        }
+    }
+
+    fn take_commands(&mut self, now: Instant, first: Command) {
+        let mut next = Some(first);
+        for _ in 0..INPUTS_PER_TURN_MAX {
+            let Some(command) = next else { return };
+            self.command(now, command);
+            self.drain(now);
+            if self.life != Life::Open {
+                return;
+            }
+            next = self.commands.try_recv().ok();
+        }
+    }
+
+    fn command(&mut self, now: Instant, command: Command) {
+        match command {
+            Command::Register(instance, reply) => {
+                let registered = self.engine.register(now, *instance);
+                if let Ok(key) = &registered {
+                    self.board.registered(key.clone());
+                }
+                self.answer(reply, registered);
+            }
+            Command::Deregister(key, reply) => {
+                let removal = self.engine.deregister(now, &key);
+                self.board.deregistered(&key);
+                self.answer(reply, removal);
+            }
+            Command::Health(key, health, reply) => {
+                let reported = self.engine.health(now, &key, health);
+                self.answer(reply, reported);
+            }
+            Command::Watch(selector, reply) => {
+                let watch = self.watches.watch(selector, &self.engine);
+                self.answer(reply, watch);
+            }
+            Command::Members(reply) => {
+                let members = self.engine.members().collect();
+                self.answer(reply, members);
+            }
+            Command::Stats(reply) => {
+                let stats = self.stats();
+                self.answer(reply, stats);
+            }
+            Command::Close => self.leave(now),
+            #[cfg(feature = "fault-injection")]
+            Command::CutOff(cut_off, reply) => {
+                self.net.cut_off(cut_off);
+                self.links.cut_off(cut_off);
+                self.answer(reply, ());
+            }
+            #[cfg(feature = "fault-injection")]
+            Command::Crash => self.life = Life::Over,
+        }
+    }
+
+    /// Gives the engine the seeds' addresses, without this member's own.
+    fn meet(&mut self, now: Instant, resolution: &Resolution) {
+        let address = self.engine.identity().address;
+        let others = resolution.addresses.iter().copied();
+        let others: Vec<_> = others
+            .filter(|seed| *seed != address && !self.net.is_own(*seed))
+            .collect();
+        debug!(?others, "seeds resolved");
+        // To the engine an empty list says that there are no seeds; not that none resolves.
+        if !resolution.addresses.is_empty() {
+            self.engine.handle_seeds(now, &others);
+        }
+        self.refresh();
+    }
+
+    fn leave(&mut self, now: Instant) {
+        self.life = Life::Leaving(now + self.leave_timeout + LEAVE_GRACE);
+        self.engine.leave(now);
+    }
+
+    /// Takes all outputs of the engine.
+    fn drain(&mut self, now: Instant) {
+        while let Some(transmit) = self.engine.poll_transmit() {
+            match transmit.route {
+                Route::Datagram(to) => self.net.send(to, transmit.frame),
+                Route::Link(to) => self.links.send(now, to, &transmit.frame),
+                Route::Reply(link) => self.links.reply(now, link, &transmit.frame),
+            }
+        }
+        while let Some(event) = self.engine.poll_event() {
+            self.note(event);
+        }
+    }
+
+    fn note(&mut self, event: Event) {
+        match event {
+            Event::Changed(service) => self.watches.changed(service),
+            Event::Freshness(_) => self.refresh(),
+            Event::Joined => {
+                if let Some(joined) = self.joined.take() {
+                    info!(cluster_members = self.engine.members().count(), "joined");
+                    let _ = joined.send(());
+                }
+            }
+            Event::SeedsWanted => self.seeds.resolve(),
+            Event::Superseded(key) => {
+                info!(%key, "registration superseded by a newer owner");
+                self.board.superseded(key);
+            }
+            Event::Left => self.life = Life::Over,
+            Event::Member(change) => {
+                self.members_changed = true;
+                log_member(&change);
+            }
+        }
+    }
+
+    /// Notes how well the cluster is heard, and why not.
+    fn refresh(&mut self) {
+        let freshness = match (self.engine.freshness(), self.seeds.problem()) {
+            (Freshness::Stale { since, .. }, Some(problem)) => Freshness::Stale {
+                since,
+                reason: problem.clone(),
+            },
+            (freshness, _) => freshness,
+        };
+        self.board.freshness(freshness.clone());
+        self.watches.mark(freshness);
+    }
+
+    fn sweep(&mut self, now: Instant) {
+        if now >= self.next_sweep {
+            self.next_sweep = now + SWEEP_INTERVAL;
+            self.links.close_idle(now);
+            self.watches.sweep();
+        }
+        if matches!(self.life, Life::Leaving(until) if until <= now) {
+            self.life = Life::Over;
+        }
+    }
+
+    /// Shows what the turn has changed: first in status and watches, then in the answers.
+    fn settle(&mut self) {
+        if std::mem::take(&mut self.members_changed) {
+            self.board.crash_bound(self.engine.crash_bound());
+        }
+        self.watches.publish(&self.engine);
+        for answer in self.answers.drain(..) {
+            answer();
+        }
+    }
+
+    /// When the next turn is due at the latest.
+    fn due(&self) -> Option<Instant> {
+        let sweep = self.links.stats().open > 0 || self.watches.len() > 0;
+        let leave = match self.life {
+            Life::Leaving(until) => Some(until),
+            Life::Open | Life::Over => None,
+        };
+        let due = [
+            self.engine.poll_timeout(),
+            sweep.then_some(self.next_sweep),
+            leave,
+        ];
+        due.into_iter().flatten().min()
+    }
+
+    fn stats(&self) -> Stats {
+        Stats {
+            engine: self.engine.stats(),
+            net: self.net.stats(),
+            links: self.links.stats(),
+            feeds: self.watches.len(),
+        }
+    }
+
+    fn answer<T: Send + 'static>(&mut self, reply: Reply<T>, answer: T) {
+        self.answers.push(Box::new(move || {
+            // A caller that is gone needs no answer.
+            let _ = reply.send(answer);
+        }));
+    }
+}
+
+/// Whatever ended the task, also a defect: readers and callers learn it.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.watches.close();
+        self.board.close();
+    }
+}
+
+fn log_member(change: &MemberChange) {
+    let MemberChange { member, state } = change;
+    let (name, address) = (&member.name, member.address);
+    match state {
+        MemberState::Alive => info!(%name, %address, "member is alive"),
+        MemberState::Suspect => debug!(%name, %address, "member is suspect"),
+        MemberState::Dead => info!(%name, %address, "member is dead"),
+        MemberState::Left => info!(%name, %address, "member has left"),
+    }
+}

@@ -1,0 +1,350 @@
+//! Links: TCP connections that carry frames, one task each.
+//!
+//! On the wire a frame is its length (`u32`, big-endian) and its bytes. A link carries frames both
+//! ways, whoever opened it. [`Links`] is the driver's side of them: it never waits, opens a link
+//! when a frame needs one, and lets neither silent nor slow peers hold more than their share. The
+//! tasks' side is in [`carrier`].
+
+mod carrier;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tracing::{debug, error, trace, warn};
+
+use self::carrier::{Carrier, End, Outbox};
+use crate::engine::{LinkFailure, LinkId};
+
+/// Largest frame on a link: far above the chunks that members send each other, and small enough
+/// that a peer which announces more is known to speak another protocol.
+pub(crate) const LINK_FRAME_BYTES_MAX: usize = 512 * 1024;
+/// Links opened by this member at once; above it the one unused longest makes room.
+const LINKS_OUT_MAX: usize = 128;
+/// Links accepted at once: all members of a big cluster may want to join through this one. Above
+/// it the one unused longest makes room, so that silent connections keep nobody out.
+const LINKS_IN_MAX: usize = 512;
+/// Frames that wait to be written on one link.
+const FRAMES_WAITING_MAX: usize = 256;
+/// Bytes that wait to be written on one link: a sync of some thousand records.
+const BYTES_WAITING_MAX: usize = 16 * LINK_FRAME_BYTES_MAX;
+/// Frames that were read and wait for the driver, of all links together. When it is full readers
+/// wait, and so do their peers.
+const FRAMES_READ_MAX: usize = 64;
+/// How long a link this member opened may be without a frame either way.
+const IDLE_OUT: Duration = Duration::from_secs(30);
+/// The same for one that a peer opened. Longer, so that it is the opener who closes: where the
+/// peer ends a link there is a reason for it, which [`carrier`] looks into.
+const IDLE_IN: Duration = Duration::from_secs(60);
+
+/// Counters of the links (all since start).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkStats {
+    /// Links that are open now, either way.
+    pub open: usize,
+    /// Links this member opened.
+    pub opened: u64,
+    /// Links others opened.
+    pub accepted: u64,
+    /// Links ended because too many were open.
+    pub evicted: u64,
+    /// Links ended because what came was no frame.
+    pub malformed: u64,
+    /// Frames dropped because their link was gone, or too much waited for it already.
+    pub dropped: u64,
+}
+
+/// What happens on the links.
+#[derive(Debug)]
+pub(crate) enum LinkEvent {
+    /// A frame came.
+    Frame(LinkId, Vec<u8>),
+    /// Nothing can be sent to this address.
+    Failed(SocketAddr, LinkFailure),
+}
+
+/// All links of a member.
+#[derive(Debug)]
+pub(crate) struct Links {
+    open: HashMap<LinkId, Link>,
+    /// The open link to each address this member opened one to.
+    outgoing: HashMap<SocketAddr, LinkId>,
+    frames: (Sender<Frame>, Receiver<Frame>),
+    tasks: JoinSet<(LinkId, End)>,
+    last: LinkId,
+    stats: LinkStats,
+    warned: bool,
+    /// Lets nothing through either way; only fault injection turns it on.
+    cut_off: bool,
+}
+
+/// A frame that was read, and where.
+type Frame = (LinkId, Vec<u8>);
+
+impl Links {
+    pub(crate) fn new() -> Self {
+        Self {
+            open: HashMap::new(),
+            outgoing: HashMap::new(),
+            frames: mpsc::channel(FRAMES_READ_MAX),
+            tasks: JoinSet::new(),
+            last: LinkId(0),
+            stats: LinkStats::default(),
+            warned: false,
+            cut_off: false,
+        }
+    }
+
+    pub(crate) fn stats(&self) -> LinkStats {
+        let open = self.open.len();
+        LinkStats { open, ..self.stats }
+    }
+
+    /// Sends over the link to `to`: the open one, or a new one.
+    pub(crate) fn send(&mut self, now: Instant, to: SocketAddr, frame: &[u8]) {
+        if let Some(id) = self.outgoing.get(&to).copied() {
+            if self.send_over(now, id, frame) {
+                return;
+            }
+            // It ended a moment ago, and the driver is about to hear why.
+            self.remove(id);
+        }
+        let id = self.connect(now, to);
+        self.send_over(now, id, frame);
+    }
+
+    /// Sends over this link; where it is gone the frame is dropped.
+    pub(crate) fn reply(&mut self, now: Instant, id: LinkId, frame: &[u8]) {
+        if !self.send_over(now, id, frame) {
+            self.stats.dropped += 1;
+            trace!(?id, "frame dropped: its link is gone");
+        }
+    }
+
+    /// Takes a connection that a peer opened.
+    pub(crate) fn accept(&mut self, now: Instant, stream: TcpStream) {
+        if self.open.len() - self.outgoing.len() >= LINKS_IN_MAX {
+            self.evict(|link| link.to.is_none());
+        }
+        self.stats.accepted += 1;
+        if self.cut_off {
+            // Held and never read, as behind a broken network.
+            self.start(now, None, async move |_carrier| {
+                let _held = stream;
+                std::future::pending().await
+            });
+        } else {
+            self.start(now, None, move |carrier| carrier.serve(stream));
+        }
+    }
+
+    /// The next thing that happens. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> LinkEvent {
+        loop {
+            let event = tokio::select! {
+                Some(frame) = self.frames.1.recv() => self.received(frame),
+                Some(end) = self.tasks.join_next() => self.ended(end),
+            };
+            if let Some(event) = event {
+                return event;
+            }
+        }
+    }
+
+    /// The next frame that is there already.
+    pub(crate) fn try_next(&mut self) -> Option<LinkEvent> {
+        let frame = self.frames.1.try_recv().ok()?;
+        self.received(frame)
+    }
+
+    /// Notes that a link is in use: `close_idle` counts from here.
+    pub(crate) fn touch(&mut self, now: Instant, id: LinkId) {
+        if let Some(link) = self.open.get_mut(&id) {
+            link.used = now;
+        }
+    }
+
+    /// Closes the links that were not used for long.
+    pub(crate) fn close_idle(&mut self, now: Instant) {
+        let idle = self.open.iter().filter(|(_, link)| link.is_idle(now));
+        for id in idle.map(|(id, _)| *id).collect::<Vec<_>>() {
+            trace!(?id, "idle link closed");
+            self.remove(id);
+        }
+    }
+
+    /// Ends all links and waits until their sockets are closed.
+    pub(crate) async fn shutdown(&mut self) {
+        self.open.clear();
+        self.outgoing.clear();
+        self.tasks.shutdown().await;
+    }
+
+    /// Breaks all links, and from now on lets nothing through, or everything again.
+    #[cfg(feature = "fault-injection")]
+    pub(crate) fn cut_off(&mut self, cut_off: bool) {
+        self.cut_off = cut_off;
+        self.open.clear();
+        self.outgoing.clear();
+        self.tasks.abort_all();
+    }
+
+    fn connect(&mut self, now: Instant, to: SocketAddr) -> LinkId {
+        if self.outgoing.len() >= LINKS_OUT_MAX {
+            self.evict(|link| link.to.is_some());
+        }
+        self.stats.opened += 1;
+        let id = if self.cut_off {
+            self.start(now, Some(to), async move |_carrier| {
+                tokio::time::sleep(carrier::CONNECT_TIMEOUT).await;
+                End::Failed(to, LinkFailure::Unreachable)
+            })
+        } else {
+            self.start(now, Some(to), move |carrier| carrier.open(to))
+        };
+        self.outgoing.insert(to, id);
+        id
+    }
+
+    fn start<F>(
+        &mut self,
+        now: Instant,
+        to: Option<SocketAddr>,
+        run: impl FnOnce(Carrier) -> F,
+    ) -> LinkId
+    where
+        F: Future<Output = End> + Send + 'static,
+    {
+        self.last.0 += 1;
+        let id = self.last;
+        let (queue, frames) = mpsc::channel(FRAMES_WAITING_MAX);
+        let outbox = Outbox::new(frames);
+        let waiting = outbox.waiting();
+        let carried = run(Carrier::new(id, outbox, self.frames.0.clone()));
+        let task = self.tasks.spawn(async move { (id, carried.await) });
+        let link = Link {
+            to,
+            queue,
+            waiting,
+            used: now,
+            task,
+        };
+        self.open.insert(id, link);
+        id
+    }
+
+    /// Whether the link is there; one that is there but too slow drops the frame.
+    fn send_over(&mut self, now: Instant, id: LinkId, frame: &[u8]) -> bool {
+        let Some(link) = self.open.get_mut(&id) else {
+            return false;
+        };
+        match link.send(now, frame) {
+            Ok(()) => true,
+            Err(TrySendError::Closed(())) => false,
+            Err(TrySendError::Full(())) => {
+                self.stats.dropped += 1;
+                debug!(
+                    ?id,
+                    bytes = frame.len(),
+                    "frame dropped: its link is too slow"
+                );
+                true
+            }
+        }
+    }
+
+    fn received(&mut self, (id, frame): Frame) -> Option<LinkEvent> {
+        (!self.cut_off).then_some(LinkEvent::Frame(id, frame))
+    }
+
+    fn ended(&mut self, end: Result<(LinkId, End), JoinError>) -> Option<LinkEvent> {
+        let (id, end) = match end {
+            Ok(end) => end,
+            Err(error) => {
+                if error.is_panic() {
+                    error!(%error, "defect: a link's task panicked");
+                    self.open.retain(|_, link| !link.task.is_finished());
+                    self.outgoing.retain(|_, id| self.open.contains_key(id));
+                }
+                return None;
+            }
+        };
+        trace!(?id, ?end, "link ended");
+        self.remove(id);
+        match end {
+            End::Closed => {}
+            End::Failed(to, failure) => return Some(LinkEvent::Failed(to, failure)),
+            End::Malformed => self.stats.malformed += 1,
+            End::Local(to, error) => {
+                if !std::mem::replace(&mut self.warned, true) {
+                    warn!(%to, %error, "no link can be opened from this machine (said once)");
+                }
+            }
+        }
+        None
+    }
+
+    fn evict(&mut self, among: impl Fn(&Link) -> bool) {
+        let candidates = self.open.iter().filter(|(_, link)| among(link));
+        let oldest = candidates.min_by_key(|(_, link)| link.used);
+        let oldest = oldest.map(|(id, _)| *id);
+        if let Some(link) = oldest.and_then(|id| self.remove(id)) {
+            link.task.abort();
+            self.stats.evicted += 1;
+        }
+    }
+
+    /// Lets go of a link: its task writes what waits and ends.
+    fn remove(&mut self, id: LinkId) -> Option<Link> {
+        let link = self.open.remove(&id)?;
+        if let Some(to) = link.to {
+            self.outgoing.remove(&to);
+        }
+        Some(link)
+    }
+}
+
+/// The driver's side of one link.
+#[derive(Debug)]
+struct Link {
+    /// Where to, if this member opened it.
+    to: Option<SocketAddr>,
+    queue: Sender<Vec<u8>>,
+    /// Bytes in the queue and not written yet; the task counts down.
+    waiting: Arc<AtomicUsize>,
+    used: Instant,
+    task: AbortHandle,
+}
+
+impl Link {
+    fn send(&mut self, now: Instant, frame: &[u8]) -> Result<(), TrySendError<()>> {
+        self.used = now;
+        let room = BYTES_WAITING_MAX.saturating_sub(self.waiting.load(Ordering::Relaxed));
+        if frame.len() > room.min(LINK_FRAME_BYTES_MAX) {
+            return Err(TrySendError::Full(()));
+        }
+        let framed = carrier::framed(frame);
+        let len = framed.len();
+        self.waiting.fetch_add(len, Ordering::Relaxed);
+        self.queue.try_send(framed).map_err(|error| {
+            self.waiting.fetch_sub(len, Ordering::Relaxed);
+            match error {
+                TrySendError::Full(_) => TrySendError::Full(()),
+                TrySendError::Closed(_) => TrySendError::Closed(()),
+            }
+        })
+    }
+
+    fn is_idle(&self, now: Instant) -> bool {
+        let limit = if self.to.is_some() { IDLE_OUT } else { IDLE_IN };
+        now.saturating_duration_since(self.used) >= limit
+    }
+}

@@ -1,0 +1,259 @@
+//! The task of one link: connects, reads, writes, and says how it ended.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::time::timeout;
+
+use super::{Frame, LINK_FRAME_BYTES_MAX};
+use crate::engine::{LinkFailure, LinkId};
+
+/// How long a connection may take to open: several round trips around the globe, with one packet
+/// lost.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long one frame may take, from its first byte to its last: a megabyte at 1 Mbit/s, about.
+/// It bounds how long a slow peer holds a task and the memory of a frame.
+const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long what was written may stay unconfirmed by the peer's host before the link counts as
+/// broken. Without it a lost host would swallow frames for a quarter of an hour.
+#[cfg(target_os = "linux")]
+const UNCONFIRMED_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that the peer ends sooner than this, so many times in a row, isn't tried again: a
+/// peer that has no room would be asked for it for ever.
+const SHORT_LIVED: Duration = Duration::from_secs(1);
+const SHORT_LIVED_MAX: u32 = 2;
+/// Bytes read at once: several small frames.
+const READ_BUFFER_BYTES: usize = 4096;
+
+/// How a link ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// Everything was written, and one side let go.
+    Closed,
+    /// The peer is not there, or lost what was not written yet.
+    Failed(SocketAddr, LinkFailure),
+    /// This machine lacks what it takes: descriptors, ports, memory. Says nothing of the peer.
+    Local(SocketAddr, io::Error),
+    /// What came was no frame.
+    Malformed,
+}
+
+/// One link, as its task sees it.
+pub(super) struct Carrier {
+    id: LinkId,
+    outbox: Outbox,
+    frames: Sender<Frame>,
+}
+
+impl Carrier {
+    pub(super) fn new(id: LinkId, outbox: Outbox, frames: Sender<Frame>) -> Self {
+        Self { id, outbox, frames }
+    }
+
+    /// Carries what goes to and comes from `to`.
+    ///
+    /// Where the peer ends the link, connecting again tells why: its process has ended, which the
+    /// others want to know at once; or it restarted, and takes what it missed.
+    pub(super) async fn open(mut self, to: SocketAddr) -> End {
+        let mut short_lived = 0;
+        loop {
+            let stream = match connect(to).await {
+                Ok(stream) => stream,
+                Err(End::Failed(_, LinkFailure::Unreachable)) if self.outbox.close() => {
+                    return End::Closed;
+                }
+                Err(end) => return end,
+            };
+            let opened = Instant::now();
+            match self.exchange(stream).await {
+                Exchange::Done => return End::Closed,
+                Exchange::Malformed => return End::Malformed,
+                Exchange::Lost if opened.elapsed() >= SHORT_LIVED => short_lived = 0,
+                Exchange::Lost => short_lived += 1,
+            }
+            if short_lived >= SHORT_LIVED_MAX {
+                return if self.outbox.close() {
+                    End::Closed
+                } else {
+                    End::Failed(to, LinkFailure::Unreachable)
+                };
+            }
+        }
+    }
+
+    /// Carries what comes and goes over a connection that the peer opened.
+    pub(super) async fn serve(mut self, stream: TcpStream) -> End {
+        // An option that can't be set costs speed, not correctness.
+        let _ = configure(&stream);
+        match self.exchange(stream).await {
+            Exchange::Done | Exchange::Lost => End::Closed,
+            Exchange::Malformed => End::Malformed,
+        }
+    }
+
+    async fn exchange(&mut self, mut stream: TcpStream) -> Exchange {
+        let (reader, writer) = stream.split();
+        tokio::select! {
+            end = read_frames(reader, self.id, &self.frames) => end,
+            end = write_frames(writer, &mut self.outbox) => end,
+        }
+    }
+}
+
+/// How the use of one connection ended.
+enum Exchange {
+    /// The driver let go, and everything is written.
+    Done,
+    /// The peer let go or fell silent, or the network broke.
+    Lost,
+    /// What came was no frame.
+    Malformed,
+}
+
+/// What waits to be written.
+pub(super) struct Outbox {
+    queue: Receiver<Vec<u8>>,
+    /// Taken from the queue and not written to the end.
+    current: Option<Vec<u8>>,
+    /// Bytes in both; the driver counts up.
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Outbox {
+    pub(super) fn new(queue: Receiver<Vec<u8>>) -> Self {
+        Self {
+            queue,
+            current: None,
+            waiting: Arc::default(),
+        }
+    }
+
+    pub(super) fn waiting(&self) -> Arc<AtomicUsize> {
+        self.waiting.clone()
+    }
+
+    /// The frame to write, until [`written`](Self::written) says it is; `None` after the driver
+    /// let go. Cancel-safe.
+    async fn next(&mut self) -> Option<&[u8]> {
+        if self.current.is_none() {
+            self.current = Some(self.queue.recv().await?);
+        }
+        self.current.as_deref()
+    }
+
+    fn written(&mut self) {
+        if let Some(frame) = self.current.take() {
+            self.waiting.fetch_sub(frame.len(), Ordering::Relaxed);
+        }
+    }
+
+    /// Takes nothing more, so that the driver opens another link for what comes. Answers whether
+    /// everything is written.
+    fn close(&mut self) -> bool {
+        self.queue.close();
+        self.current.is_none() && self.queue.is_empty()
+    }
+}
+
+/// The bytes of `frame` on a link.
+pub(super) fn framed(frame: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+    [&len.to_be_bytes(), frame].concat()
+}
+
+async fn connect(to: SocketAddr) -> Result<TcpStream, End> {
+    let connecting = async {
+        let socket = if to.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
+        // So that a link whose own port happens to be a member's doesn't keep that member from
+        // starting again.
+        #[cfg(not(windows))]
+        socket.set_reuseaddr(true)?;
+        let stream = socket.connect(to).await?;
+        // Where nobody listens on a port of the ephemeral range, the system may pick that very
+        // port for this end, and the connection meets itself.
+        if stream.local_addr()? == to {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        configure(&stream)?;
+        Ok::<_, io::Error>(stream)
+    };
+    let failed = |failure| End::Failed(to, failure);
+    match timeout(CONNECT_TIMEOUT, connecting).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(match error.kind() {
+            io::ErrorKind::ConnectionRefused => failed(LinkFailure::Refused),
+            io::ErrorKind::TimedOut
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::NotConnected => failed(LinkFailure::Unreachable),
+            _ => End::Local(to, error),
+        }),
+        Err(_) => Err(failed(LinkFailure::Unreachable)),
+    }
+}
+
+fn configure(stream: &TcpStream) -> io::Result<()> {
+    // Frames are small and complete; waiting for more to send would only delay them.
+    stream.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    SockRef::from(stream).set_tcp_user_timeout(Some(UNCONFIRMED_TIMEOUT))?;
+    Ok(())
+}
+
+async fn read_frames(reader: ReadHalf<'_>, id: LinkId, frames: &Sender<Frame>) -> Exchange {
+    let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
+    loop {
+        // No deadline between frames: the driver closes what is idle.
+        if !reader.fill_buf().await.is_ok_and(|bytes| !bytes.is_empty()) {
+            return Exchange::Lost;
+        }
+        let frame = match timeout(FRAME_TIMEOUT, read_frame(&mut reader)).await {
+            Ok(Ok(Some(frame))) => frame,
+            Ok(Ok(None)) => return Exchange::Malformed,
+            Ok(Err(_)) | Err(_) => return Exchange::Lost,
+        };
+        if frames.send((id, frame)).await.is_err() {
+            return Exchange::Done;
+        }
+    }
+}
+
+/// The next frame, or `None` where its length is not one.
+async fn read_frame(reader: &mut BufReader<ReadHalf<'_>>) -> io::Result<Option<Vec<u8>>> {
+    let len = reader.read_u32().await?;
+    if len as usize > LINK_FRAME_BYTES_MAX {
+        return Ok(None);
+    }
+    // Grows with what comes, not with what was announced.
+    let mut frame = Vec::new();
+    reader.take(len.into()).read_to_end(&mut frame).await?;
+    if frame.len() < len as usize {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(Some(frame))
+}
+
+async fn write_frames(mut writer: WriteHalf<'_>, outbox: &mut Outbox) -> Exchange {
+    while let Some(frame) = outbox.next().await {
+        match timeout(FRAME_TIMEOUT, writer.write_all(frame)).await {
+            Ok(Ok(())) => outbox.written(),
+            Ok(Err(_)) | Err(_) => return Exchange::Lost,
+        }
+    }
+    Exchange::Done
+}

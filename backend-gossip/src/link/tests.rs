@@ -1,0 +1,197 @@
+use std::net::Ipv4Addr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
+use super::*;
+
+const LONG: Duration = Duration::from_secs(30);
+
+async fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    (listener, addr)
+}
+
+async fn next(links: &mut Links) -> LinkEvent {
+    timeout(LONG, links.next()).await.expect("nothing happened")
+}
+
+/// Runs `links` until `condition` holds of its counters.
+async fn until(links: &mut Links, condition: impl Fn(LinkStats) -> bool) {
+    let deadline = Instant::now() + LONG;
+    while !condition(links.stats()) {
+        assert!(Instant::now() < deadline, "{:?}", links.stats());
+        let _ = timeout(Duration::from_millis(5), links.next()).await;
+    }
+}
+
+#[tokio::test]
+async fn frames_go_both_ways_over_one_link() {
+    let (listener, addr) = listen().await;
+    let (mut a, mut b) = (Links::new(), Links::new());
+    let now = Instant::now();
+    a.send(now, addr, b"one");
+    a.send(now, addr, b"");
+    let (stream, _) = listener.accept().await.unwrap();
+    b.accept(now, stream);
+    let LinkEvent::Frame(link, frame) = next(&mut b).await else {
+        panic!("no frame");
+    };
+    assert_eq!(frame, b"one");
+    assert!(matches!(next(&mut b).await, LinkEvent::Frame(_, frame) if frame.is_empty()));
+    let large = vec![7; LINK_FRAME_BYTES_MAX];
+    b.reply(now, link, &large);
+    assert!(matches!(next(&mut a).await, LinkEvent::Frame(_, frame) if frame == large));
+    assert_eq!((a.stats().opened, b.stats().accepted), (1, 1));
+}
+
+#[tokio::test]
+async fn nobody_listening_is_refused() {
+    let (listener, addr) = listen().await;
+    drop(listener);
+    let mut links = Links::new();
+    links.send(Instant::now(), addr, b"lost");
+    let event = next(&mut links).await;
+    assert!(
+        matches!(event, LinkEvent::Failed(to, LinkFailure::Refused) if to == addr),
+        "{event:?}"
+    );
+    assert_eq!(links.stats().open, 0);
+}
+
+#[tokio::test]
+async fn the_end_of_a_peer_is_noticed_without_sending() {
+    let (listener, addr) = listen().await;
+    let mut links = Links::new();
+    links.send(Instant::now(), addr, b"hello");
+    let (mut stream, _) = listener.accept().await.unwrap();
+    stream.read_exact(&mut [0; 9]).await.unwrap();
+    drop((listener, stream));
+    let event = next(&mut links).await;
+    assert!(
+        matches!(event, LinkEvent::Failed(to, LinkFailure::Refused) if to == addr),
+        "{event:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_peer_that_restarted_takes_what_it_missed() {
+    let (listener, addr) = listen().await;
+    let mut links = Links::new();
+    links.send(Instant::now(), addr, b"before");
+    let (mut stream, _) = listener.accept().await.unwrap();
+    stream.read_exact(&mut [0; 10]).await.unwrap();
+    drop(stream);
+    let again = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        links.send(Instant::now(), addr, b"after");
+        let mut framed = [0; 9];
+        stream.read_exact(&mut framed).await.unwrap();
+        assert_eq!(&framed[4..], b"after");
+    };
+    timeout(LONG, again).await.unwrap();
+    assert_eq!(links.stats().opened, 1);
+}
+
+#[tokio::test]
+async fn a_peer_that_always_hangs_up_is_unreachable_in_the_end() {
+    let (listener, addr) = listen().await;
+    let mut links = Links::new();
+    // More than the socket's buffers hold, so that it can't all be written.
+    for _ in 0..14 {
+        links.send(Instant::now(), addr, &vec![0; LINK_FRAME_BYTES_MAX]);
+    }
+    let hang_up = async {
+        loop {
+            let _ = listener.accept().await.unwrap();
+        }
+    };
+    let event = tokio::select! {
+        event = next(&mut links) => event,
+        () = hang_up => unreachable!(),
+    };
+    assert!(
+        matches!(event, LinkEvent::Failed(_, LinkFailure::Unreachable)),
+        "{event:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_is_no_frame_ends_the_link_and_is_counted() {
+    let (listener, addr) = listen().await;
+    let mut links = Links::new();
+    let mut peer = TcpStream::connect(addr).await.unwrap();
+    links.accept(Instant::now(), listener.accept().await.unwrap().0);
+    peer.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    until(&mut links, |stats| stats.malformed == 1 && stats.open == 0).await;
+    // Closed with bytes unread: an end of file or a reset, as the system likes.
+    assert_eq!(peer.read(&mut [0; 1]).await.unwrap_or(0), 0);
+}
+
+#[tokio::test]
+async fn a_slow_peer_costs_a_bounded_queue() {
+    let (_listener, addr) = listen().await;
+    let mut links = Links::new();
+    let frame = vec![0; LINK_FRAME_BYTES_MAX];
+    for _ in 0..100 {
+        // Never read: the first megabytes are in the system's buffers, the next in the queue.
+        links.send(Instant::now(), addr, &frame);
+        tokio::task::yield_now().await;
+    }
+    let waiting = links.open.values().next().unwrap().waiting.clone();
+    assert!(waiting.load(Ordering::Relaxed) <= BYTES_WAITING_MAX + 4 * FRAMES_WAITING_MAX);
+    assert!(links.stats().dropped >= 50, "{:?}", links.stats());
+}
+
+#[tokio::test]
+async fn the_link_unused_longest_makes_room() {
+    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let target = |n: usize| {
+        let ip = Ipv4Addr::new(127, 0, 1, u8::try_from(n).unwrap());
+        SocketAddr::new(ip.into(), port)
+    };
+    let mut links = Links::new();
+    let start = Instant::now();
+    let later = |n: usize| start + Duration::from_millis(u64::try_from(n).unwrap());
+    for n in 1..=LINKS_OUT_MAX {
+        links.send(later(n), target(n), b"hello");
+    }
+    links.send(later(200), target(1), b"still in use");
+    links.send(later(201), target(201), b"one more");
+    assert_eq!(links.outgoing.len(), LINKS_OUT_MAX);
+    assert_eq!(links.stats().evicted, 1);
+    assert!(links.outgoing.contains_key(&target(1)));
+    assert!(!links.outgoing.contains_key(&target(2)));
+}
+
+#[tokio::test]
+async fn idle_links_are_closed_by_their_opener() {
+    let (listener, addr) = listen().await;
+    let (mut a, mut b) = (Links::new(), Links::new());
+    let now = Instant::now();
+    a.send(now, addr, b"hello");
+    b.accept(now, listener.accept().await.unwrap().0);
+    next(&mut b).await;
+    for links in [&mut a, &mut b] {
+        links.close_idle(now + IDLE_OUT - Duration::from_secs(1));
+        assert_eq!(links.stats().open, 1);
+        links.close_idle(now + IDLE_OUT);
+    }
+    assert_eq!((a.stats().open, b.stats().open), (0, 1));
+    until(&mut b, |stats| stats.open == 0).await;
+}
+
+#[tokio::test]
+async fn shutting_down_leaves_nothing_open() {
+    let (listener, addr) = listen().await;
+    let mut links = Links::new();
+    links.send(Instant::now(), addr, b"hello");
+    let (mut stream, _) = listener.accept().await.unwrap();
+    stream.read_exact(&mut [0; 9]).await.unwrap();
+    links.shutdown().await;
+    assert!(links.tasks.is_empty());
+    assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
+}

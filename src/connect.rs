@@ -1,0 +1,108 @@
+//! From a configuration to a running backend.
+
+use std::sync::Arc;
+
+use tidings_api::config::{Options, shown};
+use tidings_api::{Discovery, DiscoveryUrl, Error, Result};
+#[cfg(feature = "gossip")]
+use tidings_gossip::{GossipConfig, GossipDiscovery};
+
+use crate::Config;
+use crate::memory::MemoryConfig;
+
+/// Starts the backend that a URL or a [`Config`] names.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> tidings::Result<()> {
+/// let discovery = tidings::connect("memory://shop").await?;
+/// assert_eq!(discovery.status().backend(), "memory");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// It doesn't wait for a server or another member to be there: what is registered meanwhile is
+/// `Pending`, and views are stale.
+///
+/// # Errors
+/// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) naming what is wrong with the configuration
+/// and what is accepted. Otherwise what the backend needs of this machine and doesn't get, such as
+/// a port that is taken.
+pub async fn connect<C>(config: C) -> Result<Arc<dyn Discovery>>
+where
+    C: TryInto<Config>,
+    Error: From<C::Error>,
+{
+    config.try_into()?.into_backend().start().await
+}
+
+/// The checked configuration of a backend that is compiled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Backend {
+    #[cfg(feature = "gossip")]
+    Gossip(GossipConfig),
+    Memory(MemoryConfig),
+}
+
+/// Where a configuration comes from.
+#[derive(Clone, Copy)]
+pub(crate) enum Source<'a> {
+    Url(&'a DiscoveryUrl),
+    Options(&'a Options),
+}
+
+/// The backends there are, each with a feature of its name but for `memory`.
+const ALL: &[&str] = &["consul", "etcd", "gossip", "memory", "zk"];
+
+/// Those that are compiled in.
+pub(crate) const COMPILED_IN: &[&str] = &[
+    #[cfg(feature = "gossip")]
+    "gossip",
+    "memory",
+];
+
+impl Backend {
+    /// Reads the configuration of the backend of this name. The one place that knows all names.
+    pub(crate) fn read(name: &str, source: Source<'_>) -> Result<Self> {
+        match name {
+            #[cfg(feature = "gossip")]
+            "gossip" => source
+                .read(GossipConfig::from_url, GossipConfig::from_options)
+                .map(Self::Gossip),
+            "memory" => source
+                .read(MemoryConfig::from_url, MemoryConfig::from_options)
+                .map(Self::Memory),
+            _ if ALL.contains(&name) => Err(Error::invalid_config(format!(
+                "backend \"{name}\" is not compiled in: enable the feature \"{name}\" of the crate \
+                 \"tidings\" (compiled in: {})",
+                COMPILED_IN.join(", ")
+            ))),
+            _ => Err(Error::invalid_config(format!(
+                "backend {} is unknown (compiled in: {})",
+                shown(name),
+                COMPILED_IN.join(", ")
+            ))),
+        }
+    }
+
+    async fn start(self) -> Result<Arc<dyn Discovery>> {
+        match self {
+            #[cfg(feature = "gossip")]
+            Self::Gossip(config) => Ok(Arc::new(GossipDiscovery::start(config).await?)),
+            Self::Memory(config) => Ok(Arc::new(config.registry().connect())),
+        }
+    }
+}
+
+impl Source<'_> {
+    fn read<T>(
+        self,
+        from_url: fn(&DiscoveryUrl) -> Result<T>,
+        from_options: fn(&Options) -> Result<T>,
+    ) -> Result<T> {
+        match self {
+            Self::Url(url) => from_url(url),
+            Self::Options(options) => from_options(options),
+        }
+    }
+}
