@@ -8,7 +8,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use tidings_api::{
     Bounds, Discovery, DiscoveryExt, Error, ErrorKind, Health, Instance, InstanceKey, Registration,
-    Removal, Selector, Watch,
+    Removal, Watch,
 };
 
 use crate::case::Outcome;
@@ -88,10 +88,10 @@ impl Bed {
     }
 
     /// Records what each node shows of [`WEB`](sample::WEB), from when all are live.
-    pub(crate) async fn record<'b>(
-        &'b self,
-        nodes: &[&Node<'b>],
-    ) -> Result<Recordings<'b>, Failure> {
+    pub(crate) async fn record<'n>(
+        &self,
+        nodes: &[&'n Node<'_>],
+    ) -> Result<Recordings<'n>, Failure> {
         let mut recordings = Recordings(Vec::new());
         for node in nodes {
             recordings.0.push(node.record(sample::WEB).await?);
@@ -163,7 +163,7 @@ pub(crate) struct Node<'b> {
     discovery: Arc<dyn Discovery>,
 }
 
-impl<'b> Node<'b> {
+impl Node<'_> {
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -210,12 +210,12 @@ impl<'b> Node<'b> {
     }
 
     /// Records what this handle shows of a service.
-    pub(crate) async fn record(&self, service: &str) -> Result<Recording<'b>, Failure> {
+    pub(crate) async fn record(&self, service: &str) -> Result<Recording<'_>, Failure> {
         let watch = self.watch(service).await?;
         Ok(Recording::new(self.bed, self.name.clone(), watch))
     }
 
-    pub(crate) async fn record_all(&self) -> Result<Recording<'b>, Failure> {
+    pub(crate) async fn record_all(&self) -> Result<Recording<'_>, Failure> {
         let watch = self.watch_all().await?;
         Ok(Recording::new(self.bed, self.name.clone(), watch))
     }
@@ -298,18 +298,18 @@ impl<'b> Node<'b> {
 }
 
 /// Recordings of several handles.
-pub(crate) struct Recordings<'b>(Vec<Recording<'b>>);
+pub(crate) struct Recordings<'n>(Vec<Recording<'n>>);
 
 /// A place in each of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Marks(Vec<Mark>);
 
-impl<'b> Recordings<'b> {
-    pub(crate) fn iter(&self) -> std::slice::Iter<'_, Recording<'b>> {
+impl<'n> Recordings<'n> {
+    pub(crate) fn iter(&self) -> std::slice::Iter<'_, Recording<'n>> {
         self.0.iter()
     }
 
-    pub(crate) fn push(&mut self, recording: Recording<'b>) {
+    pub(crate) fn push(&mut self, recording: Recording<'n>) {
         self.0.push(recording);
     }
 
@@ -331,28 +331,25 @@ impl<'b> Recordings<'b> {
         Marks(self.iter().map(Recording::mark).collect())
     }
 
+    /// The recordings, each with its mark.
+    pub(crate) fn since<'r>(
+        &'r self,
+        marks: &'r Marks,
+    ) -> impl Iterator<Item = (&'r Recording<'n>, Mark)> {
+        self.iter().zip(marks.0.iter().copied())
+    }
+
     /// Checks which changes each had, markers left out; see [`Recording::expect`].
     pub(crate) fn expect(&self, marks: &Marks, changes: &[&str]) -> Outcome {
-        let mut pairs = self.iter().zip(&marks.0);
-        pairs.try_for_each(|(recording, mark)| recording.expect(*mark, changes))
+        let mut each = self.since(marks);
+        each.try_for_each(|(recording, mark)| recording.expect(mark, changes))
     }
 }
 
-impl<'b> std::ops::Index<usize> for Recordings<'b> {
-    type Output = Recording<'b>;
+impl<'n> std::ops::Index<usize> for Recordings<'n> {
+    type Output = Recording<'n>;
 
-    fn index(&self, at: usize) -> &Recording<'b> {
+    fn index(&self, at: usize) -> &Recording<'n> {
         &self.0[at]
     }
-}
-
-impl Marks {
-    pub(crate) fn at(&self, at: usize) -> Mark {
-        self.0[at]
-    }
-}
-
-/// Everything of a service, for `Selector`s in cases.
-pub(crate) fn service(name: &str) -> Selector {
-    Selector::Service(sample::key(name, "any").service().clone())
 }

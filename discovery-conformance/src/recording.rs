@@ -7,20 +7,23 @@ use tidings_api::{Change, View, Watch};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::Failure;
 use crate::bed::Bed;
 use crate::case::Outcome;
 use crate::sample::{in_short, is_marker, shown};
-use crate::Failure;
 
 /// What one handle's watch has shown. Recorded by a task of its own, as fast as views come; two
 /// that come at once may still merge (WAT-2).
-pub(crate) struct Recording<'b> {
-    bed: &'b Bed,
+pub(crate) struct Recording<'n> {
+    bed: &'n Bed,
     who: String,
     history: Arc<History>,
     grown: watch::Receiver<()>,
-    task: JoinHandle<()>,
+    _recorder: Recorder,
 }
+
+/// The recording task, ended when dropped.
+struct Recorder(JoinHandle<()>);
 
 #[derive(Default)]
 struct History {
@@ -31,15 +34,20 @@ struct History {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mark(usize);
 
-impl<'b> Recording<'b> {
-    pub(crate) fn new(bed: &'b Bed, who: String, mut watch: Watch) -> Self {
+impl Mark {
+    /// The first view.
+    pub(crate) const START: Self = Self(0);
+}
+
+impl<'n> Recording<'n> {
+    pub(crate) fn new(bed: &'n Bed, who: String, mut watch: Watch) -> Self {
         let history = Arc::<History>::default();
         history.push(watch.view());
         let (grow, grown) = watch::channel(());
-        let recorder = history.clone();
+        let recorded = history.clone();
         let task = tokio::spawn(async move {
             while let Ok(view) = watch.changed().await {
-                recorder.push(view);
+                recorded.push(view);
                 grow.send_replace(());
             }
         });
@@ -48,13 +56,13 @@ impl<'b> Recording<'b> {
             who,
             history,
             grown,
-            task,
+            _recorder: Recorder(task),
         }
     }
 
     /// The newest view.
     pub(crate) fn view(&self) -> View {
-        let views = self.history.since(Mark(0));
+        let views = self.history.since(Mark::START);
         views
             .last()
             .cloned()
@@ -63,7 +71,7 @@ impl<'b> Recording<'b> {
 
     /// Where the recording is now.
     pub(crate) fn mark(&self) -> Mark {
-        Mark(self.history.since(Mark(0)).len() - 1)
+        Mark(self.history.since(Mark::START).len() - 1)
     }
 
     /// The views from `mark` on, that of the mark first.
@@ -138,9 +146,9 @@ impl<'b> Recording<'b> {
     }
 }
 
-impl Drop for Recording<'_> {
+impl Drop for Recorder {
     fn drop(&mut self) {
-        self.task.abort();
+        self.0.abort();
     }
 }
 
