@@ -1,33 +1,38 @@
 //! Every view of a watch, from the moment the recording started.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use tidings_api::{Change, View, Watch};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::unconstrained;
 
 use crate::Failure;
 use crate::bed::Bed;
 use crate::case::Outcome;
 use crate::sample::{in_short, is_marker, shown};
 
-/// What one handle's watch has shown. Recorded by a task of its own, as fast as views come; two
-/// that come at once may still merge (WAT-2).
+/// What one handle's watch has shown: every view that was published, also where a slower reader
+/// would see two of them merged.
 pub(crate) struct Recording<'n> {
     bed: &'n Bed,
     who: String,
     history: Arc<History>,
-    grown: watch::Receiver<()>,
-    _recorder: Recorder,
+    _recorder: Arc<Recorder>,
 }
 
-/// The recording task, ended when dropped.
-struct Recorder(JoinHandle<()>);
+struct History {
+    state: Mutex<State>,
+    grown: watch::Sender<()>,
+}
 
 #[derive(Default)]
-struct History {
-    views: Mutex<Vec<View>>,
+struct State {
+    views: Vec<View>,
+    ended: bool,
 }
 
 /// A place in a recording: what was newest at that moment.
@@ -40,43 +45,38 @@ impl Mark {
 }
 
 impl<'n> Recording<'n> {
-    pub(crate) fn new(bed: &'n Bed, who: String, mut watch: Watch) -> Self {
-        let history = Arc::<History>::default();
-        history.push(watch.view());
-        let (grow, grown) = watch::channel(());
-        let recorded = history.clone();
-        let task = tokio::spawn(async move {
-            while let Ok(view) = watch.changed().await {
-                recorded.push(view);
-                grow.send_replace(());
-            }
+    pub(crate) fn new(bed: &'n Bed, who: String, watch: Watch) -> Self {
+        let history = Arc::new(History {
+            state: Mutex::default(),
+            grown: watch::Sender::new(()),
         });
+        let recorder = Arc::new(Recorder {
+            history: history.clone(),
+            reading: Mutex::new(Some(read(watch))),
+        });
+        recorder.record();
         Self {
             bed,
             who,
             history,
-            grown,
-            _recorder: Recorder(task),
+            _recorder: recorder,
         }
     }
 
     /// The newest view.
     pub(crate) fn view(&self) -> View {
-        let views = self.history.since(Mark::START);
-        views
-            .last()
-            .cloned()
-            .unwrap_or_else(|| View::unknown("nothing recorded"))
+        let newest = self.history.state().views.last().cloned();
+        newest.unwrap_or_else(|| View::unknown("nothing was recorded"))
     }
 
     /// Where the recording is now.
     pub(crate) fn mark(&self) -> Mark {
-        Mark(self.history.since(Mark::START).len() - 1)
+        Mark(self.history.state().views.len().saturating_sub(1))
     }
 
     /// The views from `mark` on, that of the mark first.
     pub(crate) fn views(&self, mark: Mark) -> Vec<View> {
-        self.history.since(mark)
+        self.history.state().views[mark.0..].to_vec()
     }
 
     /// The changes from `mark` on, markers left out.
@@ -95,15 +95,15 @@ impl<'n> Recording<'n> {
         limit: Duration,
         condition: impl Fn(&View) -> bool,
     ) -> Result<View, Failure> {
-        let mut grown = self.grown.clone();
+        let mut grown = self.history.grown.subscribe();
         let met = async {
             loop {
                 grown.mark_unchanged();
-                let view = self.view();
+                let (view, ended) = (self.view(), self.history.state().ended);
                 if condition(&view) {
                     return Some(view);
                 }
-                if grown.changed().await.is_err() && !condition(&self.view()) {
+                if ended || grown.changed().await.is_err() {
                     return None;
                 }
             }
@@ -146,21 +146,65 @@ impl<'n> Recording<'n> {
     }
 }
 
-impl Drop for Recorder {
-    fn drop(&mut self) {
-        self.0.abort();
+impl History {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn grow(&self, grow: impl FnOnce(&mut State)) {
+        grow(&mut self.state());
+        self.grown.send_replace(());
     }
 }
 
-impl History {
-    fn push(&self, view: View) {
-        self.views
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(view);
+/// Reads a watch *within* the call that publishes a view: a reader that is woken to run later would
+/// miss what is published in between, and with it a flap.
+struct Recorder {
+    history: Arc<History>,
+    /// `None` once the watch has ended.
+    reading: Mutex<Option<Reading>>,
+}
+
+type Reading = Pin<Box<dyn Future<Output = (Watch, Option<View>)> + Send>>;
+
+/// The next view of a watch. Without the budget that Tokio gives a task, as it is none.
+fn read(mut watch: Watch) -> Reading {
+    Box::pin(unconstrained(async move {
+        let view = watch.changed().await;
+        (watch, view.ok())
+    }))
+}
+
+impl Recorder {
+    /// Records what is there, and arranges for being woken by what comes.
+    fn record(self: &Arc<Self>) {
+        let waker = Waker::from(Arc::new(Woken(Arc::downgrade(self))));
+        let mut reading = self.reading();
+        while let Some(next) = reading.as_mut() {
+            let (watch, view) = match next.as_mut().poll(&mut Context::from_waker(&waker)) {
+                Poll::Ready(done) => done,
+                Poll::Pending => return,
+            };
+            *reading = view.is_some().then(|| read(watch));
+            self.history.grow(|state| match view {
+                Some(view) => state.views.push(view),
+                None => state.ended = true,
+            });
+        }
     }
 
-    fn since(&self, mark: Mark) -> Vec<View> {
-        self.views.lock().unwrap_or_else(PoisonError::into_inner)[mark.0..].to_vec()
+    fn reading(&self) -> MutexGuard<'_, Option<Reading>> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a watch wakes. Weak, as the watch is in the recorder.
+struct Woken(Weak<Recorder>);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        if let Some(recorder) = self.0.upgrade() {
+            recorder.record();
+        }
     }
 }

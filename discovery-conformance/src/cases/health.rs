@@ -153,7 +153,7 @@ async fn is(
     health: &Health,
 ) -> Outcome {
     let limit = bed.limit(from.bounds().visible);
-    let what = format!("{key} is {health}");
+    let what = format!("{key} is {}", sample::brief(health));
     let is = |view: &View| view.get(key).is_some_and(|found| found.health() == health);
     seen.wait(&what, limit, is).await
 }

@@ -7,7 +7,7 @@ use tidings_api::{
 
 use crate::bed::{Bed, ensure};
 use crate::case::Outcome;
-use crate::sample::{WEB, instance, same_content, shown, web};
+use crate::sample::{WEB, brief, differences, instance, same_content, shown, web};
 use crate::{Configuration, Failure};
 
 /// Most bytes that are injected at once.
@@ -79,11 +79,9 @@ pub(super) async fn lim_2_content_at_the_limits_comes_out_unchanged(bed: &Bed) -
                 .wait(&format!("{what} is there"), limit, there)
                 .await?;
             let found = view.get(instance.key());
-            ensure!(
-                bed,
-                found.is_some_and(|found| same_content(found, &instance)),
-                "{what} came out as {found:?}, and went in as {instance:?}"
-            );
+            let differences = found.map(|found| differences(found, &instance));
+            let same = differences.as_ref().is_some_and(Vec::is_empty);
+            ensure!(bed, same, "{what} came out different: {differences:?}");
         }
     }
     Ok(())
@@ -107,7 +105,7 @@ pub(super) async fn lim_2_health_comes_out_unchanged(bed: &Bed) -> Outcome {
             view.get(&key)
                 .is_some_and(|found| *found.health() == health)
         };
-        let what = format!("a is {health}");
+        let what = format!("a is {}", brief(&health));
         seen.wait(&what, bed.limit(a.bounds().visible), same)
             .await?;
     }

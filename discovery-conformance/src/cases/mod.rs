@@ -64,6 +64,7 @@ macro_rules! for_each_case {
             wat_9_foreign_entries_appear
             wat_9_unreadable_entries_are_skipped
             wat_10_losses_in_an_outage_are_held
+            wat_10_losses_without_a_server_are_held
             wat_10_losses_pass_while_the_backend_is_well
             wat_10_deregistration_is_obeyed_in_an_outage
             hea_1_health_is_one_update

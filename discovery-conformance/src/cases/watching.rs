@@ -74,8 +74,15 @@ pub(super) async fn wat_1_nothing_is_missed_while_subscribing(bed: &Bed) -> Outc
     let [a, b] = bed.nodes().await?;
     let limit = bed.limit(a.bounds().visible);
     for number in 0..ROUNDS {
-        // A subscription of its own each round: the one before is dropped.
-        let (registered, watch) = tokio::join!(a.register(web("a", number)), b.watch(WEB));
+        // A subscription of its own each round: the one before is dropped. Either call may come
+        // first, as futures are polled in the order they are joined in.
+        let (register, watch) = (a.register(web("a", number)), b.watch(WEB));
+        let (registered, watch) = if number % 2 == 0 {
+            tokio::join!(register, watch)
+        } else {
+            let (watch, registered) = tokio::join!(watch, register);
+            (registered, watch)
+        };
         registered?;
         let recording = Recording::new(bed, b.name().to_owned(), watch?);
         let newest = |view: &View| number_in(view, "a") == Some(number);

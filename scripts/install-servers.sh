@@ -1,0 +1,128 @@
+#!/bin/sh
+# Installs the real servers that the tests of the etcd backend run against, on Debian, as root:
+#
+#   etcd of this release          from its packages; no service is started
+#   protoc and its protobuf files which the crate etcd-client needs to build
+#   etcd 3.5 (Debian trixie)      unpacked into $TIDINGS_SERVERS, where the package sources can be
+#                                 derived from this machine's own; nothing of it is installed
+#
+# Running it again changes nothing. Without servers the tests that need one are shown as ignored.
+set -eu
+
+SERVERS=${TIDINGS_SERVERS:-/opt/tidings-servers}
+PACKAGES='etcd-server etcd-client protobuf-compiler libprotobuf-dev'
+NEWER_RELEASE=trixie
+
+main() {
+    check_system
+    install_packages
+    unpack_newer_etcd
+    say "etcd of this release: $(etcd --version | head -n 1), $(command -v etcd)"
+}
+
+check_system() {
+    if ! command -v apt-get >/dev/null || [ ! -e /etc/debian_version ]; then
+        fail "this script knows Debian only; install yourself: etcd 3.4 or later (etcd and etcdctl
+in the PATH, or ETCD_3_4 and ETCD_3_5 naming the binaries), protoc, and the protobuf files
+google/protobuf/*.proto"
+    fi
+    if [ "$(id -u)" != 0 ] && [ -n "$(missing_packages)" ]; then
+        fail "not root, and these packages are missing: $(missing_packages)"
+    fi
+}
+
+install_packages() {
+    missing=$(missing_packages)
+    if [ -z "$missing" ]; then
+        say "installed already: $PACKAGES"
+        return
+    fi
+    say "installing: $missing"
+    guard_services
+    apt-get -qq update
+    # shellcheck disable=SC2086 # a list of packages
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $missing >&2
+}
+
+missing_packages() {
+    for package in $PACKAGES; do
+        dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed ||
+            printf '%s ' "$package"
+    done
+}
+
+# etcd's package starts a service as soon as it is installed, unless a policy forbids it.
+guard_services() {
+    if [ -e /usr/sbin/policy-rc.d ]; then
+        return
+    fi
+    say "no service may start meanwhile: writing /usr/sbin/policy-rc.d, to be removed at the end"
+    printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+    chmod +x /usr/sbin/policy-rc.d
+    trap 'rm -f /usr/sbin/policy-rc.d; disable_service' EXIT
+}
+
+disable_service() {
+    if command -v systemctl >/dev/null; then
+        systemctl disable etcd.service >/dev/null 2>&1 || true
+    fi
+}
+
+# A package list of its own, so that the newer release can't leak into ordinary installs.
+unpack_newer_etcd() {
+    target=$SERVERS/etcd-3.5
+    if [ -x "$target/usr/bin/etcd" ]; then
+        say "unpacked already: $target"
+        return
+    fi
+    if ! mkdir -p "$target"; then
+        say "leaving out etcd 3.5: $target can't be written (set TIDINGS_SERVERS)"
+        return
+    fi
+    work=$(mktemp -d)
+    mkdir -p "$work/parts" "$work/lists/partial" "$work/cache/archives/partial"
+    chmod -R a+rX "$work"
+    derive_sources "$work/parts"
+    apt_newer="apt-get -qq -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts=$work/parts
+        -o Dir::State::lists=$work/lists -o Dir::Cache=$work/cache -o APT::Sandbox::User=root"
+    say "fetching etcd of $NEWER_RELEASE"
+    # shellcheck disable=SC2086 # options
+    if $apt_newer update && (cd "$work" && $apt_newer download etcd-server etcd-client); then
+        for package in "$work"/*.deb; do
+            dpkg -x "$package" "$target"
+        done
+        say "unpacked $("$target/usr/bin/etcd" --version | head -n 1) into $target"
+    else
+        rmdir "$target" 2>/dev/null || true
+        say "leaving out etcd 3.5: no packages of $NEWER_RELEASE in this machine's sources"
+    fi
+    rm -rf "$work"
+}
+
+# This machine's sources of Debian itself, with the newer release in place of its own.
+derive_sources() {
+    . /etc/os-release
+    for file in /etc/apt/sources.list.d/debian.sources; do
+        if [ -e "$file" ]; then
+            sed -e "s/$VERSION_CODENAME-updates//; s/$VERSION_CODENAME/$NEWER_RELEASE/" "$file" |
+                awk -v suite="$NEWER_RELEASE" \
+                    'BEGIN { RS = ""; ORS = "\n\n" } $0 ~ "Suites: " suite "[ ]*\n"' \
+                    >"$1/$NEWER_RELEASE.sources"
+        fi
+    done
+    if [ -e /etc/apt/sources.list ]; then
+        grep -E "^deb .*[ ]$VERSION_CODENAME[ ]" /etc/apt/sources.list |
+            sed -e "s/ $VERSION_CODENAME / $NEWER_RELEASE /" >"$1/$NEWER_RELEASE.list" || true
+    fi
+}
+
+say() {
+    printf 'install-servers: %s\n' "$*"
+}
+
+fail() {
+    printf 'install-servers: %s\n' "$*" >&2
+    exit 1
+}
+
+main

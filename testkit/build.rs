@@ -1,0 +1,40 @@
+//! Looks for the servers, so that tests without one are compiled as ignored, with the reason.
+
+use std::path::{Path, PathBuf};
+
+fn main() {
+    println!("cargo::rustc-check-cfg=cfg(have_etcd_3_4, have_etcd_3_5)");
+    println!("cargo::rerun-if-env-changed=PATH");
+    println!("cargo::rerun-if-env-changed=TIDINGS_SERVERS");
+    let servers = std::env::var("TIDINGS_SERVERS").unwrap_or("/opt/tidings-servers".into());
+    let servers = Path::new(&servers);
+    find("etcd_3_4", &in_path("etcd"));
+    find("etcd_3_5", &[servers.join("etcd-3.5/usr/bin/etcd")]);
+}
+
+/// Says where the server is, by an environment variable of the same name or at one of `places`.
+fn find(server: &str, places: &[PathBuf]) {
+    let variable = server.to_uppercase();
+    println!("cargo::rerun-if-env-changed={variable}");
+    let named = std::env::var(&variable).ok().map(PathBuf::from);
+    let mut candidates = named.into_iter().chain(places.iter().cloned());
+    // A file that is missing makes Cargo look again, so that an install is noticed.
+    let found = candidates.find(|path| {
+        println!("cargo::rerun-if-changed={}", path.display());
+        path.is_file()
+    });
+    match found {
+        Some(path) => {
+            println!("cargo::rustc-cfg=have_{server}");
+            println!("cargo::rustc-env=TESTKIT_{variable}={}", path.display());
+        }
+        None => println!("cargo::rustc-env=TESTKIT_{variable}="),
+    }
+}
+
+fn in_path(name: &str) -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .collect()
+}
