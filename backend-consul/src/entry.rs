@@ -13,12 +13,13 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tidings_api::{
-    Address, Generation, Health, HealthState, Instance, InstanceId, InstanceKey, MetadataKey,
+    Address, Generation, Health, HealthState, Host, Instance, InstanceId, InstanceKey, MetadataKey,
     PortName, Result, ServiceName, Zone,
 };
 
@@ -83,6 +84,9 @@ struct Record {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     namespace: Option<String>,
     health: Health,
+    /// An address that Consul doesn't accept: `0.0.0.0` and `::`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    host: Option<IpAddr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     zone: Option<Zone>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -99,8 +103,18 @@ pub(crate) fn definition(
 ) -> ServiceDefinition {
     let id = keys::service_id(instance.key(), instance.generation());
     let (meta, metadata) = split(instance.metadata(), |key| consul_accepts(key.as_str()));
-    let (tagged, ports) = split(instance.ports(), |name| !is_reserved(name.as_str()));
-    let host = instance.address().host().to_string();
+    let unspecified = match instance.address().host() {
+        Host::Ip(ip) if ip.is_unspecified() => Some(*ip),
+        Host::Ip(_) | Host::Name(_) => None,
+    };
+    let host = match unspecified {
+        // Others are shown the address of the node.
+        Some(_) => String::new(),
+        None => instance.address().host().to_string(),
+    };
+    let (tagged, ports) = split(instance.ports(), |name| {
+        unspecified.is_none() && !is_reserved(name.as_str())
+    });
     let tagged_addresses = tagged.into_iter().map(|(name, port)| {
         let address = host.clone();
         let port = i64::from(port);
@@ -111,6 +125,7 @@ pub(crate) fn definition(
         revision,
         namespace: config.namespace.clone(),
         health: instance.health().clone(),
+        host: unspecified,
         zone: instance.zone().cloned(),
         ports,
         metadata,
@@ -233,7 +248,11 @@ fn own(
         .iter()
         .filter(|check| !own_checks.contains(&check.id));
     let health = aggregated(record.health, others);
-    let mut instance = Instance::at(key, Address::new(host(found), port)?)
+    let address = match record.host {
+        Some(ip) => Address::new(ip.to_string(), port)?,
+        None => Address::new(host(found), port)?,
+    };
+    let mut instance = Instance::at(key, address)
         .with_generation(generation)
         .with_health(health)
         .with_weight(weight(found, HealthState::Passing))?;

@@ -65,11 +65,9 @@ pub(crate) fn is_final(error: &Error) -> bool {
 
 fn in_short(words: &[u8]) -> String {
     let text = String::from_utf8_lossy(words);
-    let line = text
-        .trim()
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c });
-    line.take(WORDS_CHARS_MAX).collect()
+    let shown = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let shown: String = shown.take(WORDS_CHARS_MAX).collect();
+    shown.trim().to_owned()
 }
 
 #[cfg(test)]

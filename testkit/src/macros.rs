@@ -9,6 +9,7 @@
 /// ```
 #[macro_export]
 macro_rules! server_tests {
+    (consul: $($tests:tt)*) => { $crate::__with_consul! { $($tests)* } };
     (etcd_3_4: $($tests:tt)*) => { $crate::__with_etcd_3_4! { $($tests)* } };
     (etcd_3_5: $($tests:tt)*) => { $crate::__with_etcd_3_5! { $($tests)* } };
 }
@@ -20,67 +21,68 @@ macro_rules! define {
         #[doc(hidden)]
         #[macro_export]
         macro_rules! $with {
-            ($d($d(#[$d attribute:meta])* async fn $d name:ident() $d body:block)*) => {
-                $d($d(#[$d attribute])*
-                #[test]
-                fn $d name() {
-                    $crate::runtime().block_on(async $d body);
-                })*
-            };
-        }
+                    ($d($d(#[$d attribute:meta])* async fn $d name:ident() $d body:block)*) => {
+                        $d($d(#[$d attribute])*
+                        #[test]
+                        fn $d name() {
+                            $crate::runtime().block_on(async $d body);
+                        })*
+                    };
+                }
 
         /// The tests, all ignored.
         #[cfg(not($present))]
         #[doc(hidden)]
         #[macro_export]
         macro_rules! $with {
-            ($d($d(#[$d attribute:meta])* async fn $d name:ident() $d body:block)*) => {
-                $d($d(#[$d attribute])*
-                #[test]
-                #[ignore = $reason]
-                fn $d name() {
-                    $crate::runtime().block_on(async $d body);
-                })*
-            };
-        }
+                    ($d($d(#[$d attribute:meta])* async fn $d name:ident() $d body:block)*) => {
+                        $d($d(#[$d attribute])*
+                        #[test]
+                        #[ignore = $reason]
+                        fn $d name() {
+                            $crate::runtime().block_on(async $d body);
+                        })*
+                    };
+                }
 
         /// The conformance suite, as it is.
         #[cfg($present)]
         #[doc(hidden)]
         #[macro_export]
         macro_rules! $suite {
-            ($d conformance:ident, $d name:ident, $d fixture:ty) => {
-                $d conformance::suite!($d name, $d fixture);
-            };
-        }
+                    ($d conformance:ident, $d name:ident, $d fixture:ty) => {
+                        $d conformance::suite!($d name, $d fixture);
+                    };
+                }
 
         /// The conformance suite, all ignored.
         #[cfg(not($present))]
         #[doc(hidden)]
         #[macro_export]
         macro_rules! $suite {
-            ($d conformance:ident, $d name:ident, $d fixture:ty) => {
-                mod $d name {
-                    #[allow(unused_imports)]
-                    use super::*;
+                    ($d conformance:ident, $d name:ident, $d fixture:ty) => {
+                        mod $d name {
+                            #[allow(unused_imports)]
+                            use super::*;
 
-                    macro_rules! ignored {
-                        ($d($d case:ident)*) => {
-                            $d(#[test]
-                            #[ignore = $reason]
-                            fn $d case() {
-                                $d conformance::run::<$d fixture>(stringify!($d case));
-                            })*
-                        };
-                    }
+                            macro_rules! ignored {
+                                ($d($d case:ident)*) => {
+                                    $d(#[test]
+                                    #[ignore = $reason]
+                                    fn $d case() {
+                                        $d conformance::run::<$d fixture>(stringify!($d case));
+                                    })*
+                                };
+                            }
 
-                    $d conformance::for_each_case!(ignored);
+                            $d conformance::for_each_case!(ignored);
+                        }
+                    };
                 }
-            };
-        }
     };
 }
 
+define!($ have_consul, __with_consul, __suite_consul, "consul is not installed");
 define!($ have_etcd_3_4, __with_etcd_3_4, __suite_etcd_3_4, "etcd 3.4 is not installed");
 define!($ have_etcd_3_5, __with_etcd_3_5, __suite_etcd_3_5, "etcd 3.5 is not installed");
 
@@ -88,6 +90,7 @@ define!($ have_etcd_3_5, __with_etcd_3_5, __suite_etcd_3_5, "etcd 3.5 is not ins
 /// `server_suite!(etcd_3_4, tidings_conformance, name_of_the_module, Fixture)`.
 #[macro_export]
 macro_rules! server_suite {
+    (consul, $($suite:tt)*) => { $crate::__suite_consul! { $($suite)* } };
     (etcd_3_4, $($suite:tt)*) => { $crate::__suite_etcd_3_4! { $($suite)* } };
     (etcd_3_5, $($suite:tt)*) => { $crate::__suite_etcd_3_5! { $($suite)* } };
 }

@@ -93,6 +93,16 @@ fn an_instance_at_every_limit_comes_back_equal_and_within_consuls_limits() {
 }
 
 #[test]
+fn addresses_that_consul_refuses_come_back() {
+    for address in ["0.0.0.0:1", "[::]:65535"] {
+        let odd = instance().with_address(address).unwrap();
+        let odd = odd.with_port("metrics", 9090).unwrap();
+        assert_eq!(back(&odd), odd);
+        assert_eq!(definition(&odd, 1, &config()).address, "");
+    }
+}
+
+#[test]
 fn every_health_comes_back_and_consul_sees_its_own() {
     for (health, status, output) in [
         (Health::passing(), CheckStatus::Passing, ""),
