@@ -1,5 +1,6 @@
 //! What an agent's refusals become.
 
+use std::fmt::Write;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -56,6 +57,17 @@ pub(crate) fn is_unknown(status: StatusCode, words: &[u8]) -> bool {
         }
         _ => false,
     }
+}
+
+/// An error with its causes, for people.
+pub(crate) fn whole(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let _ = write!(text, ": {cause}");
+        source = cause.source();
+    }
+    text
 }
 
 /// Whether trying again has a point without anybody changing anything on Consul's side.

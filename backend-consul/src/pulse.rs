@@ -15,6 +15,7 @@ use tracing::{debug, info};
 
 use crate::api::Api;
 use crate::backoff::{Backoff, jittered};
+use crate::error::whole;
 
 /// Shortest time between two beats, however often they are asked for.
 const BEATS_APART: Duration = Duration::from_millis(20);
@@ -128,7 +129,7 @@ impl Pulse {
                 (Some(error), _) => {
                     beat.connection = Connection::Disconnected {
                         since: Instant::now(),
-                        reason: error.to_string().into(),
+                        reason: whole(error).into(),
                     };
                 }
             }

@@ -181,6 +181,7 @@ impl Registrar {
                 }
                 Ok(false) => {
                     debug!(key = %self.key, "the agent has lost a registration");
+                    self.shared.state().vanished(&self.key, self.generation);
                     self.unwell = true;
                     report_only = false;
                     backoff.next()

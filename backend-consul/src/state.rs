@@ -10,7 +10,7 @@ use tidings_api::{
 };
 
 use crate::entry::Entry;
-use crate::error::error;
+use crate::error::{error, whole};
 use crate::part::{News, Part};
 use crate::registration::{Goal, Remote};
 
@@ -35,7 +35,8 @@ struct Offer {
     registration: Registration,
     /// The task that brings it to the agent.
     remote: Remote,
-    /// The catalog has shown it.
+    /// The catalog has shown it, or could have since: what it shows first from now on says nothing
+    /// about who was first.
     seen: bool,
 }
 
@@ -217,6 +218,15 @@ impl State {
     pub(crate) fn failed(&mut self, key: &InstanceKey, generation: Generation, error: Error) {
         if let Some(offer) = self.current(key, generation) {
             offer.registration = pending(Some(&offer.registration), Some(error));
+            offer.seen = true;
+        }
+    }
+
+    /// The agent has lost an offer, which is brought again.
+    pub(crate) fn vanished(&mut self, key: &InstanceKey, generation: Generation) {
+        if let Some(offer) = self.current(key, generation) {
+            offer.registration = pending(Some(&offer.registration), None);
+            offer.seen = true;
         }
     }
 
@@ -361,7 +371,7 @@ impl State {
             return;
         };
         topic.failure = Some(failure.clone());
-        let reason = failure.to_string();
+        let reason = whole(failure);
         match service {
             None => topic.unlisted = Some(Freshness::stale(reason)),
             Some(service) => {
