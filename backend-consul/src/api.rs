@@ -115,8 +115,7 @@ impl Api {
         self.http.close();
     }
 
-    /// Whether the servers have a leader: the cheapest question that needs all of Consul to be
-    /// well, and no permission.
+    /// Whether the servers have a leader: needs all of Consul to be well, and no permission.
     pub(crate) async fn leader(&self) -> Result<()> {
         let reply = self
             .ask(Method::GET, "/v1/status/leader?", Bytes::new())
@@ -126,6 +125,22 @@ impl Api {
             return Err(error(ErrorKind::Unavailable, "the servers have no leader"));
         }
         Ok(())
+    }
+
+    /// The catalog's clock: the index of the newest change of any check. It goes backwards with a
+    /// restored snapshot.
+    pub(crate) async fn clock(&self) -> Result<u64> {
+        // Of a node that isn't there, which makes the answer short.
+        let path = format!("/v1/health/node/-?{}", self.scope);
+        let position = Position {
+            index: 0,
+            wait: Duration::ZERO,
+        };
+        let answer: Answer<serde::de::IgnoredAny> = self.wait(&path, position).await?;
+        match answer.doubt {
+            None => Ok(answer.index),
+            Some(doubt) => Err(error(ErrorKind::Unavailable, doubt)),
+        }
     }
 
     /// The identities of the servers, as far as the token may see them.

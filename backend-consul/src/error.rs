@@ -47,13 +47,16 @@ pub(crate) fn refused(status: StatusCode, words: &[u8]) -> Error {
     error(kind, format!("{status}: {}", in_short(words)))
 }
 
-/// Whether the agent says that it doesn't know the check or service. Until 1.11 it did so with the
-/// status of a failure.
+/// Whether the agent says that it doesn't know the check or service. Older ones do so with the
+/// status of a failure, and in other words where there are no access lists.
 pub(crate) fn is_unknown(status: StatusCode, words: &[u8]) -> bool {
     match status {
         StatusCode::NOT_FOUND => true,
         StatusCode::INTERNAL_SERVER_ERROR => {
-            words.starts_with(b"Unknown check") || words.starts_with(b"Unknown service")
+            let text = String::from_utf8_lossy(words);
+            text.starts_with("Unknown check")
+                || text.starts_with("Unknown service")
+                || text.ends_with("does not have associated TTL")
         }
         _ => false,
     }
@@ -97,10 +100,12 @@ mod tests {
     }
 
     #[test]
-    fn both_ways_to_say_unknown_are_known() {
+    fn every_way_to_say_unknown_is_known() {
         let server_error = StatusCode::INTERNAL_SERVER_ERROR;
         assert!(is_unknown(server_error, br#"Unknown check "nope""#));
         assert!(is_unknown(server_error, br#"Unknown service {"nope" {}}"#));
+        let no_ttl = br#"CheckID "nope" does not have associated TTL"#;
+        assert!(is_unknown(server_error, no_ttl));
         assert!(is_unknown(StatusCode::NOT_FOUND, b""));
         assert!(!is_unknown(server_error, b"No cluster leader"));
     }

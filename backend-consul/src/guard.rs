@@ -38,7 +38,7 @@ pub(crate) async fn guard(shared: Arc<Shared>, service: ServiceName, changed: Ar
             keys if keys.is_empty() => return,
             keys => keys,
         };
-        shared.pulse.heard().await;
+        let epoch = shared.pulse.heard().await.epoch;
         let filter = filter(&keys);
         let position = cursor.position(watch::wait(&shared));
         let query = shared
@@ -47,6 +47,10 @@ pub(crate) async fn guard(shared: Arc<Shared>, service: ServiceName, changed: Ar
         let result = tokio::select! {
             result = query => result,
             _ = shared.pulse.lost() => {
+                cursor.restart();
+                continue;
+            }
+            _ = shared.pulse.rebuilt(epoch) => {
                 cursor.restart();
                 continue;
             }

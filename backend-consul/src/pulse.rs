@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tidings_api::{Connection, Error};
+use tidings_api::{Connection, Error, ErrorKind, Result};
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 use tracing::{debug, info};
@@ -32,7 +32,8 @@ pub(crate) struct Pulse {
 #[derive(Clone, Debug)]
 pub(crate) struct Beat {
     pub(crate) connection: Connection,
-    /// Counts how often the servers turned out to be others altogether: their catalog is a new one.
+    /// Counts how often the catalog turned out to be another one: that of other servers, or that of
+    /// a restored snapshot.
     pub(crate) epoch: u64,
     number: u64,
 }
@@ -86,6 +87,11 @@ impl Pulse {
         self.wait_for(|beat| !beat.connection.is_connected()).await
     }
 
+    /// Waits until the catalog is another one.
+    pub(crate) async fn rebuilt(&self, epoch: u64) -> Beat {
+        self.wait_for(|beat| beat.epoch != epoch).await
+    }
+
     /// Changes of the connection, from now on.
     pub(crate) fn changes(&self) -> watch::Receiver<Beat> {
         self.beats.subscribe()
@@ -95,26 +101,30 @@ impl Pulse {
     /// another one.
     pub(crate) async fn run(&self, api: &Api, interval: Duration, reloaded: impl Fn()) {
         let mut backoff = Backoff::new(RETRY_MAX.min(interval));
-        let mut servers = BTreeSet::new();
+        let mut catalog = Catalog::default();
+        let mut doubtful = true;
         loop {
             let number = self.started.fetch_add(1, Ordering::SeqCst) + 1;
             if api.reload_token() {
                 reloaded();
             }
-            let answer = api.leader().await;
-            let rebuilt = answer.is_ok() && are_others(api, &mut servers).await;
-            let heard = answer.is_ok();
-            self.record(number, answer.err().as_ref(), rebuilt);
-            let pause = if heard {
-                backoff.reset();
-                jittered(interval)
-            } else {
-                backoff.next()
+            let answer = catalog.look(api, doubtful).await;
+            let (pause, heard) = match answer {
+                Ok(_) => {
+                    backoff.reset();
+                    (jittered(interval), true)
+                }
+                Err(_) => (backoff.next(), false),
             };
-            tokio::select! {
-                () = sleep(pause) => {}
-                () = self.asked.notified() => sleep(BEATS_APART).await,
-            }
+            let rebuilt = *answer.as_ref().unwrap_or(&false);
+            self.record(number, answer.err().as_ref(), rebuilt);
+            doubtful = tokio::select! {
+                () = sleep(pause) => !heard,
+                () = self.asked.notified() => {
+                    sleep(BEATS_APART).await;
+                    true
+                }
+            };
         }
     }
 
@@ -139,7 +149,7 @@ impl Pulse {
                 (true, true) | (false, false) => {}
             }
             if rebuilt {
-                debug!("the servers are others than before: the catalog is a new one");
+                debug!("the catalog is another one than before");
             }
             true
         });
@@ -155,16 +165,39 @@ impl Pulse {
     }
 }
 
-/// Whether none of the servers seen before is there any more.
-async fn are_others(api: &Api, known: &mut BTreeSet<String>) -> bool {
-    // Without permission to see them, an index that goes backwards tells the same, if later.
-    let Ok(servers) = api.servers().await else {
-        return false;
-    };
-    if servers.is_empty() {
-        return false;
+/// What tells one catalog from another.
+#[derive(Default)]
+struct Catalog {
+    clock: u64,
+    servers: BTreeSet<String>,
+}
+
+impl Catalog {
+    /// Whether it is another one now: its clock went backwards or, where there is reason to doubt
+    /// it, none of its servers is there any more.
+    async fn look(&mut self, api: &Api, doubtful: bool) -> Result<bool> {
+        let clock = match api.clock().await {
+            Ok(clock) => clock,
+            // Whoever may see nothing can still know that Consul is well.
+            Err(error) if error.kind() == ErrorKind::Denied => {
+                return api.leader().await.map(|()| false);
+            }
+            Err(error) => return Err(error),
+        };
+        let backwards = std::mem::replace(&mut self.clock, clock) > clock;
+        Ok(backwards | (doubtful && self.are_others(api).await))
     }
-    let others = !known.is_empty() && known.is_disjoint(&servers);
-    *known = servers;
-    others
+
+    async fn are_others(&mut self, api: &Api) -> bool {
+        // Without permission to see them, the clock has to tell.
+        let Ok(servers) = api.servers().await else {
+            return false;
+        };
+        if servers.is_empty() {
+            return false;
+        }
+        let others = !self.servers.is_empty() && self.servers.is_disjoint(&servers);
+        self.servers = servers;
+        others
+    }
 }

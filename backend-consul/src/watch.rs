@@ -73,6 +73,11 @@ async fn follow_service(shared: &Shared, selector: &Selector, service: &ServiceN
                 cursor.restart();
                 continue;
             }
+            // Otherwise a query would wait for an index that is far away.
+            _ = shared.pulse.rebuilt(epoch) => {
+                cursor.restart();
+                continue;
+            }
         };
         match result {
             Ok(answer) => {
@@ -109,10 +114,14 @@ async fn follow_all(shared: &Arc<Shared>) -> Infallible {
     let mut backoff = Backoff::new(RETRY_MAX);
     let mut services = Services::default();
     loop {
-        heard(shared, |gone| shared.lost(&selector, None, gone)).await;
+        let epoch = heard(shared, |gone| shared.lost(&selector, None, gone)).await;
         let query = shared.api.services(cursor.position(wait(shared)));
         let result = tokio::select! {
             result = query => result,
+            _ = shared.pulse.rebuilt(epoch) => {
+                cursor.restart();
+                continue;
+            }
             gone = shared.pulse.lost() => Err(gone_error(&gone.connection)),
         };
         let result = result.and_then(|answer| match answer.doubt {
