@@ -1,14 +1,13 @@
 //! What real Consul agents do to a handle when they fail, and when others write into them.
 //!
 //! Each test asserts that its fault has happened before it looks at what became of it.
-
-#[path = "support/dns.rs"]
-mod dns;
 #![allow(
     clippy::unwrap_used,
     reason = "a helper that fails has to end its test, as an unwrap in the test does"
 )]
 
+#[path = "support/dns.rs"]
+mod dns;
 mod support;
 
 use std::sync::{Arc, Mutex};
