@@ -7,6 +7,7 @@
 #                                 no service is started
 #   etcd 3.5 (Debian trixie)      unpacked into $TIDINGS_SERVERS, where the package sources can be
 #                                 derived from this machine's own; nothing of it is installed
+#   Consul 1.8.7 (Debian bullseye) likewise, unless a consul is in the PATH already
 #
 # Running it again changes nothing. Without servers the tests that need one are shown as ignored.
 set -eu
@@ -15,20 +16,28 @@ SERVERS=${TIDINGS_SERVERS:-/opt/tidings-servers}
 PACKAGES='etcd-server etcd-client protobuf-compiler libprotobuf-dev
     zookeeper libcurator-discovery-java libcurator-recipes-java libslf4j-java default-jdk-headless'
 NEWER_RELEASE=trixie
+# The last release of Debian that has Consul.
+CONSUL_RELEASE=bullseye
 
 main() {
     check_system
     install_packages
-    unpack_newer_etcd
+    unpack "etcd 3.5" "$NEWER_RELEASE" etcd-3.5 etcd etcd-server etcd-client
+    if command -v consul >/dev/null; then
+        say "consul in the PATH: $(consul version | head -n 1), $(command -v consul)"
+    else
+        unpack "Consul" "$CONSUL_RELEASE" consul consul consul
+    fi
     say "etcd of this release: $(etcd --version | head -n 1), $(command -v etcd)"
 }
 
 check_system() {
     if ! command -v apt-get >/dev/null || [ ! -e /etc/debian_version ]; then
         fail "this script knows Debian only; install yourself: etcd 3.4 or later (etcd and etcdctl
-in the PATH, or ETCD_3_4 and ETCD_3_5 naming the binaries), protoc, and the protobuf files
-google/protobuf/*.proto; ZooKeeper 3.8 and Curator 5 (ZOOKEEPER_3_8 and CURATOR naming the jars
-zookeeper.jar and curator-x-discovery.jar, others beside them), and java and javac"
+in the PATH, or ETCD_3_4 and ETCD_3_5 naming the binaries), consul (in the PATH, or CONSUL naming
+the binary), protoc, and the protobuf files google/protobuf/*.proto; ZooKeeper 3.8 and Curator 5
+(ZOOKEEPER_3_8 and CURATOR naming the jars zookeeper.jar and curator-x-discovery.jar, others beside
+them), and java and javac"
     fi
     if [ "$(id -u)" != 0 ] && [ -n "$(missing_packages)" ]; then
         fail "not root, and these packages are missing: $(missing_packages)"
@@ -72,51 +81,53 @@ disable_service() {
     fi
 }
 
-# A package list of its own, so that the newer release can't leak into ordinary installs.
-unpack_newer_etcd() {
-    target=$SERVERS/etcd-3.5
-    if [ -x "$target/usr/bin/etcd" ]; then
+# Unpacks WHAT of another RELEASE into a FOLDER with its BINARY: PACKAGES. With package lists of its
+# own, so that the other release can't leak into ordinary installs.
+unpack() {
+    what=$1 release=$2 target=$SERVERS/$3 binary=$SERVERS/$3/usr/bin/$4
+    shift 4
+    if [ -x "$binary" ]; then
         say "unpacked already: $target"
         return
     fi
     if ! mkdir -p "$target"; then
-        say "leaving out etcd 3.5: $target can't be written (set TIDINGS_SERVERS)"
+        say "leaving out $what: $target can't be written (set TIDINGS_SERVERS)"
         return
     fi
     work=$(mktemp -d)
     mkdir -p "$work/parts" "$work/lists/partial" "$work/cache/archives/partial"
     chmod -R a+rX "$work"
-    derive_sources "$work/parts"
-    apt_newer="apt-get -qq -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts=$work/parts
+    derive_sources "$work/parts" "$release"
+    apt_other="apt-get -qq -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts=$work/parts
         -o Dir::State::lists=$work/lists -o Dir::Cache=$work/cache -o APT::Sandbox::User=root"
-    say "fetching etcd of $NEWER_RELEASE"
+    say "fetching $what of $release"
     # shellcheck disable=SC2086 # options
-    if $apt_newer update && (cd "$work" && $apt_newer download etcd-server etcd-client); then
+    if $apt_other update && (cd "$work" && $apt_other download "$@"); then
         for package in "$work"/*.deb; do
             dpkg -x "$package" "$target"
         done
-        say "unpacked $("$target/usr/bin/etcd" --version | head -n 1) into $target"
+        say "unpacked $what into $target: $("$binary" --version | head -n 1)"
     else
         rmdir "$target" 2>/dev/null || true
-        say "leaving out etcd 3.5: no packages of $NEWER_RELEASE in this machine's sources"
+        say "leaving out $what: no packages of $release in this machine's sources"
     fi
     rm -rf "$work"
 }
 
-# This machine's sources of Debian itself, with the newer release in place of its own.
+# This machine's sources of Debian itself in a FOLDER, with another RELEASE in place of its own.
 derive_sources() {
     . /etc/os-release
     for file in /etc/apt/sources.list.d/debian.sources; do
         if [ -e "$file" ]; then
-            sed -e "s/$VERSION_CODENAME-updates//; s/$VERSION_CODENAME/$NEWER_RELEASE/" "$file" |
-                awk -v suite="$NEWER_RELEASE" \
+            sed -e "s/$VERSION_CODENAME-updates//; s/$VERSION_CODENAME/$2/" "$file" |
+                awk -v suite="$2" \
                     'BEGIN { RS = ""; ORS = "\n\n" } $0 ~ "Suites: " suite "[ ]*\n"' \
-                    >"$1/$NEWER_RELEASE.sources"
+                    >"$1/$2.sources"
         fi
     done
     if [ -e /etc/apt/sources.list ]; then
         grep -E "^deb .*[ ]$VERSION_CODENAME[ ]" /etc/apt/sources.list |
-            sed -e "s/ $VERSION_CODENAME / $NEWER_RELEASE /" >"$1/$NEWER_RELEASE.list" || true
+            sed -e "s/ $VERSION_CODENAME / $2 /" >"$1/$2.list" || true
     fi
 }
 

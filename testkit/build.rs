@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 
 fn main() {
-    println!("cargo::rustc-check-cfg=cfg(have_etcd_3_4, have_etcd_3_5)");
+    println!("cargo::rustc-check-cfg=cfg(have_consul, have_etcd_3_4, have_etcd_3_5)");
     println!("cargo::rustc-check-cfg=cfg(have_zookeeper_3_8, have_curator, have_java)");
     println!("cargo::rerun-if-env-changed=PATH");
     println!("cargo::rerun-if-env-changed=TIDINGS_SERVERS");
     let servers = std::env::var("TIDINGS_SERVERS").unwrap_or("/opt/tidings-servers".into());
     let servers = Path::new(&servers);
+    let unpacked = servers.join("consul/usr/bin/consul");
+    find("consul", &[in_path("consul"), vec![unpacked]].concat());
     find("etcd_3_4", &in_path("etcd"));
     find("etcd_3_5", &[servers.join("etcd-3.5/usr/bin/etcd")]);
     if find("java", &in_path("java")) {

@@ -6,6 +6,7 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`consul`] | a Consul agent: server or client, with access lists and TLS |
 //! | [`etcd`] | etcd 3.4 and 3.5, one member or three, with TLS and users |
 //! | [`zookeeper`] | ZooKeeper 3.8, one server or three, with TLS and SASL; Apache Curator |
 //! | [`process`] | a child process: kill, pause, resume |
@@ -13,12 +14,14 @@
 //! | [`ports`] | free ports |
 //! | [`tls`] | a certificate authority for one test |
 //!
-//! Servers are found by the build script: `etcd` in the `PATH` or where `ETCD_3_4` says, and 3.5 in
-//! `$TIDINGS_SERVERS` (`/opt/tidings-servers`, where `scripts/install-servers.sh` puts it) or where
-//! `ETCD_3_5` says. ZooKeeper and Curator are the jars of Debian's packages or where `ZOOKEEPER_3_8` and
-//! `CURATOR` say, with `java` in the `PATH` or where `JAVA` says. Tests of a server that isn't there are ignored, with the reason, by
-//! [`server_tests!`].
+//! Servers are found by the build script: `etcd` and `consul` in the `PATH` or where `ETCD_3_4` and
+//! `CONSUL` say, and in `$TIDINGS_SERVERS` (`/opt/tidings-servers`, where
+//! `scripts/install-servers.sh` puts them) `consul`, and etcd 3.5 unless `ETCD_3_5` says where it is.
+//! ZooKeeper and Curator are the jars of Debian's packages, or where `ZOOKEEPER_3_8` and `CURATOR`
+//! say, with `java` in the `PATH` or where `JAVA` says. Tests of a server that isn't there are
+//! ignored, with the reason, by [`server_tests!`].
 
+pub mod consul;
 pub mod etcd;
 pub mod ports;
 pub mod process;

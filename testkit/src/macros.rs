@@ -9,6 +9,7 @@
 /// ```
 #[macro_export]
 macro_rules! server_tests {
+    (consul: $($tests:tt)*) => { $crate::__with_consul! { $($tests)* } };
     (etcd_3_4: $($tests:tt)*) => { $crate::__with_etcd_3_4! { $($tests)* } };
     (etcd_3_5: $($tests:tt)*) => { $crate::__with_etcd_3_5! { $($tests)* } };
     (zookeeper_3_8: $($tests:tt)*) => { $crate::__with_zookeeper_3_8! { $($tests)* } };
@@ -83,6 +84,7 @@ macro_rules! define {
     };
 }
 
+define!($ have_consul, __with_consul, __suite_consul, "consul is not installed");
 define!($ have_etcd_3_4, __with_etcd_3_4, __suite_etcd_3_4, "etcd 3.4 is not installed");
 define!($ have_etcd_3_5, __with_etcd_3_5, __suite_etcd_3_5, "etcd 3.5 is not installed");
 define!(
@@ -95,6 +97,7 @@ define!($ have_curator, __with_curator, __suite_curator, "Apache Curator is not 
 /// `server_suite!(etcd_3_4, tidings_conformance, name_of_the_module, Fixture)`.
 #[macro_export]
 macro_rules! server_suite {
+    (consul, $($suite:tt)*) => { $crate::__suite_consul! { $($suite)* } };
     (etcd_3_4, $($suite:tt)*) => { $crate::__suite_etcd_3_4! { $($suite)* } };
     (etcd_3_5, $($suite:tt)*) => { $crate::__suite_etcd_3_5! { $($suite)* } };
     (zookeeper_3_8, $($suite:tt)*) => { $crate::__suite_zookeeper_3_8! { $($suite)* } };
