@@ -387,6 +387,12 @@ fn with_tls(connector: zk::Connector, config: &ZkConfig) -> Result<zk::Connector
             .with_backend(BACKEND)
             .with_source(error)
     };
+    // The library takes the process's default, and panics where two are compiled in and neither is.
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        // An error means that somebody else was faster.
+        let _installed = provider.install_default();
+    }
     let mut options = zk::TlsOptions::new();
     if let Some(path) = &config.ca_file {
         options = options

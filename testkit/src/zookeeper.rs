@@ -21,6 +21,15 @@ pub const SASL_USER: (&str, &str) = ("app", "app-secret");
 /// How long an ensemble may take until it serves, on a machine that is busy.
 const READY_TIME_MAX: Duration = Duration::from_secs(60);
 const READY_POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// What the server needs for TLS, of which its own list has not all.
+const NETTY: [&str; 6] = [
+    "netty-buffer",
+    "netty-codec",
+    "netty-common",
+    "netty-handler",
+    "netty-resolver",
+    "netty-transport",
+];
 /// The port accepts before the server works, and a word sent then may stay unanswered for ever.
 const PROBE_TIME_MAX: Duration = Duration::from_secs(1);
 
@@ -316,8 +325,16 @@ impl Ensemble {
             return Err("ZooKeeper 3.8 is not installed".into());
         }
         let member = &self.members[number];
+        let mut class_path = jar.to_owned();
         // Without a binding for its logs it says nothing at all.
-        let logs = Path::new(jar).with_file_name("slf4j-simple.jar");
+        let mut others = vec!["slf4j-simple"];
+        if self.options.tls {
+            others.extend(NETTY);
+        }
+        for other in others {
+            let other = Path::new(jar).with_file_name(format!("{other}.jar"));
+            write!(class_path, ":{}", other.display())?;
+        }
         let mut arguments: Vec<String> = [
             "-Xmx256m",
             // A server that lives for a second needs no optimised code.
@@ -338,7 +355,7 @@ impl Ensemble {
         }
         arguments.extend([
             "-cp".into(),
-            format!("{jar}:{}", logs.display()),
+            class_path,
             "org.apache.zookeeper.server.quorum.QuorumPeerMain".into(),
             self.configuration(member).display().to_string(),
         ]);
