@@ -24,8 +24,8 @@ pub(crate) use service::{
 };
 
 /// Requests under way at once, beside those that wait for a change. An agent serves registrations
-/// one after the other, so more would only wait there.
-const REQUESTS_MAX: usize = 32;
+/// one after the other: more would only wait there, until they are too late.
+const REQUESTS_MAX: usize = 8;
 /// Queries that wait for a change at once. An agent accepts 200 connections from one address by
 /// default, and other processes of this machine have theirs.
 pub(crate) const QUERIES_MAX: usize = 64;

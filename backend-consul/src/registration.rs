@@ -175,7 +175,8 @@ impl Registrar {
                     if !std::mem::replace(&mut self.cleared, true) {
                         self.clear_former_selves().await;
                     }
-                    report_only = !repeat;
+                    self.unwell &= !report_only;
+                    report_only |= !repeat;
                     repeat = false;
                     jittered(self.interval())
                 }
@@ -190,9 +191,10 @@ impl Registrar {
                     if self.is_refused(&error) {
                         return self.refused(error);
                     }
+                    // An agent that is overloaded is not to be told everything again: it still
+                    // has it, or says that it hasn't.
+                    repeat |= !report_only;
                     self.failed(error, revision);
-                    repeat = true;
-                    report_only = false;
                     backoff.next()
                 }
             };
@@ -203,7 +205,7 @@ impl Registrar {
                     self.unwell = true;
                     report_only = false;
                 }
-                () = recovered(&mut changes), if self.unwell => report_only = false,
+                () = recovered(&mut changes), if self.unwell => {}
             }
         }
     }

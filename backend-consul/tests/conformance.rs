@@ -79,6 +79,10 @@ impl Fixture for ConsulFixture {
         Duration::from_secs(240)
     }
 
+    fn slack(&self) -> Duration {
+        Duration::from_secs(20)
+    }
+
     fn recovery(&self) -> Duration {
         Duration::from_secs(30)
     }

@@ -321,11 +321,20 @@ impl Agent {
         }
     }
 
-    /// A leader alone is not enough: writes may still fail.
+    /// A leader alone is not enough: writes may still fail. Nor is that: what happens in the agent
+    /// itself, such as a TTL that runs out, is not passed on before it has once passed on all it
+    /// has. Its node's metadata is a part of that.
     async fn is_ready(&self) -> Result<bool> {
         let leader = self.call("GET", "/v1/status/leader", "").await?;
         let ready = format!("/v1/kv/ready/{}", self.name);
-        Ok(leader.len() > 2 && self.call("PUT", &ready, "1").await?.trim() == "true")
+        if leader.len() <= 2 || self.call("PUT", &ready, "1").await?.trim() != "true" {
+            return Ok(false);
+        }
+        let node = format!("/v1/catalog/node/{}", self.name);
+        Ok(self
+            .call("GET", &node, "")
+            .await?
+            .contains("\"consul-network-segment\""))
     }
 }
 

@@ -12,9 +12,9 @@ pub(crate) fn quick(agent: SocketAddr) -> ConsulConfig {
         .to_string()
         .parse()
         .expect("an address is a host and a port");
-    config.ttl = Duration::from_secs(5);
-    config.request_timeout = Duration::from_secs(2);
+    config.ttl = Duration::from_secs(6);
+    config.request_timeout = Duration::from_secs(4);
     config.leave_timeout = Duration::from_secs(4);
-    config.loss_hold = Duration::from_secs(10);
+    config.loss_hold = Duration::from_secs(15);
     config
 }
