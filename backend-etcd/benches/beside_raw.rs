@@ -30,7 +30,8 @@ fn main() {
     }
     let runtime = tidings_testkit::runtime();
     for (name, version) in [("3.4", Version::V3_4), ("3.5", Version::V3_5)] {
-        let wanted = !only.iter().any(|arg| arg.starts_with('3')) || only.iter().any(|arg| arg == name);
+        let wanted =
+            !only.iter().any(|arg| arg.starts_with('3')) || only.iter().any(|arg| arg == name);
         if wanted {
             println!("\netcd {name}");
             // As a task among tasks, like a program's own.
@@ -58,7 +59,11 @@ async fn latency(cluster: &Cluster) {
     let mut plain = connect(cluster).await;
     let lease = plain.lease_grant(60, None).await.unwrap().id();
     let prefix = WatchOptions::new().with_prefix();
-    let mut events = connect(cluster).await.watch("raw/", Some(prefix)).await.unwrap();
+    let mut events = connect(cluster)
+        .await
+        .watch("raw/", Some(prefix))
+        .await
+        .unwrap();
     events.message().await.unwrap();
     let value = value_of(cluster, &owner).await;
     // In turn, so that both meet the same weather.
@@ -125,7 +130,10 @@ async fn throughput(cluster: &Cluster) {
             let rate = per_second(|number| {
                 let handle = handle.clone();
                 async move {
-                    handle.register(instance(&format!("i{number}"))).await.unwrap();
+                    handle
+                        .register(instance(&format!("i{number}")))
+                        .await
+                        .unwrap();
                 }
             });
             rates.push(rate.await);
@@ -134,7 +142,9 @@ async fn throughput(cluster: &Cluster) {
     }
     let own_lease = median(&mut own_lease);
     let shared_lease = median(&mut shared_lease);
-    println!("  raw, {IN_FLIGHT} in flight: a lease each {own_lease:.0}/s, one lease {shared_lease:.0}/s");
+    println!(
+        "  raw, {IN_FLIGHT} in flight: a lease each {own_lease:.0}/s, one lease {shared_lease:.0}/s"
+    );
     let better = own_lease.max(shared_lease);
     for (leases, rates) in &mut ours {
         let rate = median(rates);
@@ -147,20 +157,30 @@ async fn resolve(cluster: &Cluster) {
     const LOOKS: u32 = 1_000_000;
     let handle = start(cluster, 8).await;
     for number in 0..100 {
-        handle.register(instance(&format!("i{number}"))).await.unwrap();
+        handle
+            .register(instance(&format!("i{number}")))
+            .await
+            .unwrap();
     }
     let watch = handle.watch_service("web").await.unwrap();
     let start = Instant::now();
     for _ in 0..LOOKS {
         std::hint::black_box(watch.view().healthy().next());
     }
-    println!("  resolve from the local view of 100: {:?}", start.elapsed() / LOOKS);
+    println!(
+        "  resolve from the local view of 100: {:?}",
+        start.elapsed() / LOOKS
+    );
     handle.close().await.unwrap();
 }
 
 async fn start(cluster: &Cluster, leases: u16) -> EtcdDiscovery {
     let mut config = EtcdConfig::default();
-    config.endpoints = cluster.addresses().iter().map(ToString::to_string).collect();
+    config.endpoints = cluster
+        .addresses()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     config.leases = leases;
     config.ttl = Duration::from_secs(60);
     config.timeout = Duration::from_secs(60);
@@ -183,7 +203,11 @@ async fn connect(cluster: &Cluster) -> Client {
 /// A value as the backend writes it, so that all write as much.
 async fn value_of(cluster: &Cluster, handle: &EtcdDiscovery) -> Vec<u8> {
     handle.register(instance("sample")).await.unwrap();
-    let found = connect(cluster).await.get("tidings/web/sample", None).await.unwrap();
+    let found = connect(cluster)
+        .await
+        .get("tidings/web/sample", None)
+        .await
+        .unwrap();
     found.kvs()[0].value().to_vec()
 }
 

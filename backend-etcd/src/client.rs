@@ -308,7 +308,9 @@ impl Link {
                     self.forget(endpoint, None).await;
                 }
                 // Whoever refuses is there, except for a login that nobody will ever grant.
-                Err(Fault::Denied(error) | Fault::Refused(error)) if !self.was_logged_in(endpoint).await => {
+                Err(Fault::Denied(error) | Fault::Refused(error))
+                    if !self.was_logged_in(endpoint).await =>
+                {
                     last = Some(error);
                 }
                 Ok(_) | Err(_) => {
@@ -360,7 +362,12 @@ impl Link {
         });
     }
 
-    async fn attempt<T, F, Fut>(&self, endpoint: usize, limit: Instant, call: &F) -> Result<T, Fault>
+    async fn attempt<T, F, Fut>(
+        &self,
+        endpoint: usize,
+        limit: Instant,
+        call: &F,
+    ) -> Result<T, Fault>
     where
         F: Fn(&Client) -> Fut,
         Fut: Future<Output = Result<T, etcd_client::Error>>,
@@ -415,11 +422,7 @@ impl Link {
     }
 }
 
-fn connect_options(
-    config: &EtcdConfig,
-    timing: Timing,
-    with_user: bool,
-) -> Result<ConnectOptions> {
+fn connect_options(config: &EtcdConfig, timing: Timing, with_user: bool) -> Result<ConnectOptions> {
     let mut options = ConnectOptions::new()
         .with_connect_timeout(timing.answer)
         .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)

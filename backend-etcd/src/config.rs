@@ -191,10 +191,30 @@ impl EtcdConfig {
         }
         config::check_range("leases", self.leases, 1..=LEASES_MAX)?;
         for (field, given, other, missing) in [
-            ("user", self.user.is_some(), "password", self.password.is_none()),
-            ("password", self.password.is_some(), "user", self.user.is_none()),
-            ("cert_file", self.cert_file.is_some(), "key_file", self.key_file.is_none()),
-            ("key_file", self.key_file.is_some(), "cert_file", self.cert_file.is_none()),
+            (
+                "user",
+                self.user.is_some(),
+                "password",
+                self.password.is_none(),
+            ),
+            (
+                "password",
+                self.password.is_some(),
+                "user",
+                self.user.is_none(),
+            ),
+            (
+                "cert_file",
+                self.cert_file.is_some(),
+                "key_file",
+                self.key_file.is_none(),
+            ),
+            (
+                "key_file",
+                self.key_file.is_some(),
+                "cert_file",
+                self.cert_file.is_none(),
+            ),
         ] {
             if given && missing {
                 return Err(Error::invalid_config(format!(
@@ -295,9 +315,8 @@ mod tests {
 
     #[test]
     fn every_field_is_read_from_the_url() {
-        let read = config(
-            "etcd://root:p%40ss@e1,[::1]:7/prod/eu?ttl=5s&timeout=1s&loss_hold=0s&leases=2",
-        );
+        let read =
+            config("etcd://root:p%40ss@e1,[::1]:7/prod/eu?ttl=5s&timeout=1s&loss_hold=0s&leases=2");
         let expected = EtcdConfig {
             endpoints: vec!["e1".into(), "[::1]:7".into()],
             namespace: "prod/eu".into(),
@@ -319,7 +338,10 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named_with_what_is_accepted() {
         for (url, text) in [
-            ("etcd://a:0", "etcd: endpoints: port 0 of address \"a\": accepted are 1 to 65535"),
+            (
+                "etcd://a:0",
+                "etcd: endpoints: port 0 of address \"a\": accepted are 1 to 65535",
+            ),
             (
                 "etcd://a?endpoints=b",
                 "etcd: endpoints is given twice: as the hosts of the url and as an option",

@@ -74,7 +74,9 @@ impl From<ClientError> for Fault {
             ClientError::LeaseKeepAliveError(text) if text.contains("not found") => {
                 return Self::LeaseGone;
             }
-            ClientError::InvalidArgs(text) => return Self::Refused(error(ErrorKind::Internal, text)),
+            ClientError::InvalidArgs(text) => {
+                return Self::Refused(error(ErrorKind::Internal, text));
+            }
             ClientError::InvalidUri(cause) => {
                 return Self::Refused(error(ErrorKind::InvalidConfig, cause.to_string()));
             }
@@ -111,10 +113,7 @@ impl From<ClientError> for Fault {
 }
 
 /// An error of this backend.
-pub(crate) fn error(
-    kind: ErrorKind,
-    message: impl Into<std::borrow::Cow<'static, str>>,
-) -> Error {
+pub(crate) fn error(kind: ErrorKind, message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(kind, message).with_backend("etcd")
 }
 

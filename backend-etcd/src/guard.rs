@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use etcd_client::{EventType, WatchOptions, WatchRequestSender, WatchResponse, WatchResponseStream};
+use etcd_client::{
+    EventType, WatchOptions, WatchRequestSender, WatchResponse, WatchResponseStream,
+};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
@@ -132,7 +134,10 @@ impl GuardTask {
             let client = self.link.client(route).await?;
             let mut watches = client.watch_client().max_decoding_message_size(usize::MAX);
             let options = options(id, watch.from_revision);
-            watches.watch(watch.key, Some(options)).await.map_err(Fault::from)
+            watches
+                .watch(watch.key, Some(options))
+                .await
+                .map_err(Fault::from)
         });
         let stream = opened.await.unwrap_or_else(|_| Err(Fault::no_answer()))?;
         Ok(stream.split())

@@ -90,7 +90,14 @@ mod tests {
         assert_eq!(id(b"n/web/a/b"), id(b"n/web/a/b"));
         let long = [b"n/web/".to_vec(), vec![b'x'; 5_000]].concat();
         assert_eq!(id(&long).unwrap().len(), NAME_BYTES_MAX);
-        for none in [&b"n/web"[..], b"other/web/a", b"n/-/a", b"n/web/\xff", b"n//a", b""] {
+        for none in [
+            &b"n/web"[..],
+            b"other/web/a",
+            b"n/-/a",
+            b"n/web/\xff",
+            b"n//a",
+            b"",
+        ] {
             assert_eq!(id(none), None, "{none:?}");
         }
     }

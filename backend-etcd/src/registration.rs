@@ -242,7 +242,9 @@ impl Registrar {
         let link = &self.context.link;
         let settled = async {
             let settled = state.wait_for(|state| state.is_settled(version)).await;
-            settled.ok().and_then(|state| state.denial(version).cloned())
+            settled
+                .ok()
+                .and_then(|state| state.denial(version).cloned())
         };
         let denial = tokio::select! {
             biased;

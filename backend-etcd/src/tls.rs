@@ -31,8 +31,10 @@ pub(crate) fn options(config: &EtcdConfig) -> Result<TlsOptions> {
 fn read(field: &str, path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|error| {
         let path = path.display();
-        Error::invalid_config(format!("{field} {path}: accepted is a file that can be read"))
-            .with_backend("etcd")
-            .with_source(error)
+        Error::invalid_config(format!(
+            "{field} {path}: accepted is a file that can be read"
+        ))
+        .with_backend("etcd")
+        .with_source(error)
     })
 }

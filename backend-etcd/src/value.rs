@@ -47,7 +47,9 @@ impl Stored {
             tidings,
             beside,
         } = written;
-        let address: Address = addr.parse().map_err(|e: tidings_api::Error| e.to_string())?;
+        let address: Address = addr
+            .parse()
+            .map_err(|e: tidings_api::Error| e.to_string())?;
         let Some(own) = tidings else {
             let instance = with_foreign_metadata(Instance::at(key.clone(), address), &metadata);
             return Ok(Self {
@@ -235,7 +237,8 @@ mod tests {
         let plain = read(r#"{"Op":0,"Addr":"10.0.0.1:80","Metadata":null}"#);
         assert_eq!(plain.instance.address().to_string(), "10.0.0.1:80");
         assert_eq!(plain.owner, None);
-        let rich = read(r#"{"Op":0,"Addr":"a:1","Metadata":{"v":"1","n":2,"no key":3,"o":{"p":[]}}}"#);
+        let rich =
+            read(r#"{"Op":0,"Addr":"a:1","Metadata":{"v":"1","n":2,"no key":3,"o":{"p":[]}}}"#);
         let metadata: Vec<_> = rich.instance.metadata().iter().collect();
         let text = format!("{metadata:?}");
         assert_eq!(text, r#"[("n", "2"), ("o", "{\"p\":[]}"), ("v", "1")]"#);

@@ -144,7 +144,11 @@ impl Views {
     pub(crate) fn forget(&self, key: &InstanceKey, revision: i64) {
         for view in self.live().values() {
             let mut remote = view.remote();
-            if remote.entries.get(key).is_some_and(|entry| entry.revision <= revision) {
+            if remote
+                .entries
+                .get(key)
+                .is_some_and(|entry| entry.revision <= revision)
+            {
                 remote.entries.remove(key);
             }
         }

@@ -16,7 +16,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Event, EventType, GetOptions, KeyValue, WatchOptions, WatchResponse, WatchStream};
+use etcd_client::{
+    Event, EventType, GetOptions, KeyValue, WatchOptions, WatchResponse, WatchStream,
+};
 use tidings_api::{Freshness, InstanceKey};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -142,8 +144,9 @@ impl Follower {
     }
 
     fn mark_stale(&self, view: &LiveView, reason: &str) {
-        self.views
-            .update(view, |remote| remote.set_freshness(Freshness::stale(reason)));
+        self.views.update(view, |remote| {
+            remote.set_freshness(Freshness::stale(reason));
+        });
     }
 
     /// Reads a snapshot, publishes it, and opens the stream of changes after it.
@@ -218,7 +221,9 @@ impl Follower {
                 })
                 .await?;
             if revision == 0 {
-                revision = page.header().map_or(0, etcd_client::ResponseHeader::revision);
+                revision = page
+                    .header()
+                    .map_or(0, etcd_client::ResponseHeader::revision);
             }
             let entries = page.take_kvs();
             // The next page starts right after the last key of this one.
@@ -382,7 +387,8 @@ impl Follower {
     /// Reads an entry; counts it where it can't be.
     fn read(&self, remote: &Remote, kv: &KeyValue) -> Option<(InstanceKey, Read)> {
         let Some(key) = self.keys.parse(kv.key()) else {
-            self.views.count_unreadable(kv.key(), "its key is none of an instance");
+            self.views
+                .count_unreadable(kv.key(), "its key is none of an instance");
             return None;
         };
         if let Some(instance) = remote.known(&key, kv.mod_revision()) {

@@ -79,7 +79,11 @@ impl EtcdFixture {
 
     async fn put(&self, key: Vec<u8>, value: &[u8]) -> Result<(), Failure> {
         let mut admin = self.admin().await?;
-        admin.put(key, value, None).await.map(drop).map_err(Failure::setup)
+        admin
+            .put(key, value, None)
+            .await
+            .map(drop)
+            .map_err(Failure::setup)
     }
 }
 
@@ -118,7 +122,9 @@ macro_rules! fixture {
                 let under = |key: &[u8]| [self.0.prefix().as_bytes(), key].concat();
                 self.0.put(under(b"web/garbage"), garbage).await?;
                 self.0.put(under(garbage), garbage).await?;
-                self.0.put(under(&[b"web/", garbage].concat()), garbage).await
+                self.0
+                    .put(under(&[b"web/", garbage].concat()), garbage)
+                    .await
             }
 
             async fn deny(&self, service: &ServiceName) -> Result<(), Failure> {
@@ -234,7 +240,9 @@ impl Handle for EtcdHandle {
 
     async fn expire(&self) -> Result<(), Failure> {
         // Not kept: a case counts the tasks that a handle leaves behind.
-        let mut admin = support::admin(self.server, true).await.map_err(Failure::setup)?;
+        let mut admin = support::admin(self.server, true)
+            .await
+            .map_err(Failure::setup)?;
         for lease in self.etcd.leases() {
             admin.lease_revoke(lease).await.map_err(Failure::setup)?;
         }

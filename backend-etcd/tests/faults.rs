@@ -52,13 +52,19 @@ async fn absent_at_start(version: Version) {
     let start = Instant::now();
     owner.register(web("a", 1)).await.unwrap();
     let seen = Seen::by(&owner).await;
-    assert!(start.elapsed() < Duration::from_secs(10), "calls wait for ever");
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "calls wait for ever"
+    );
     assert!(!owner.status().connection().is_connected(), "etcd is there");
     let status = owner.status();
     let registration = status.registration(&key("a"));
     assert!(matches!(registration, Some(Registration::Pending { .. })));
     assert!(!seen.view().is_live() && seen.view().len() == 1);
-    owner.health(&key("a"), Health::warning("waiting")).await.unwrap();
+    owner
+        .health(&key("a"), Health::warning("waiting"))
+        .await
+        .unwrap();
     let other = EtcdDiscovery::start(config(&cluster)).await.unwrap();
     let others = Seen::by(&other).await;
     assert!(!others.view().is_live() && others.view().is_empty());
@@ -68,11 +74,16 @@ async fn absent_at_start(version: Version) {
     seen.shows(&[("a", 1)]).await;
     others.shows(&[("a", 1)]).await;
     let view = others.view();
-    assert_eq!(view.get(&key("a")).unwrap().health().note(), Some("waiting"));
+    assert_eq!(
+        view.get(&key("a")).unwrap().health().note(),
+        Some("waiting")
+    );
 }
 
 async fn killed_and_restarted_with_data_kept(version: Version) {
-    let mut cluster = Cluster::start(Options::default().version(version)).await.unwrap();
+    let mut cluster = Cluster::start(Options::default().version(version))
+        .await
+        .unwrap();
     let (owner, client, seen) = a_and_b(&cluster).await;
     cluster.kill(0);
     seen.is_stale().await;
@@ -85,7 +96,9 @@ async fn killed_and_restarted_with_data_kept(version: Version) {
 }
 
 async fn killed_and_restarted_with_data_lost(version: Version) {
-    let mut cluster = Cluster::start(Options::default().version(version)).await.unwrap();
+    let mut cluster = Cluster::start(Options::default().version(version))
+        .await
+        .unwrap();
     let (owner, client, seen) = a_and_b(&cluster).await;
     let leases = owner.leases();
     cluster.lose_data().unwrap();
@@ -97,23 +110,34 @@ async fn killed_and_restarted_with_data_lost(version: Version) {
     is_registered(&owner, "b").await;
     assert_eq!(seen.since_mark().await, ["~b"]);
     let new = owner.leases();
-    assert!(leases.iter().all(|lease| !new.contains(lease)), "the data is still there");
+    assert!(
+        leases.iter().all(|lease| !new.contains(lease)),
+        "the data is still there"
+    );
     let fresh = EtcdDiscovery::start(config(&cluster)).await.unwrap();
     Seen::by(&fresh).await.shows(&[("a", 1), ("b", 2)]).await;
     drop(client);
 }
 
 async fn stopped_for_three_times_the_ttl(version: Version) {
-    let cluster = Cluster::start(Options::default().version(version)).await.unwrap();
+    let cluster = Cluster::start(Options::default().version(version))
+        .await
+        .unwrap();
     let (owner, client, seen) = a_and_b(&cluster).await;
     cluster.pause(0).unwrap();
     let paused = Instant::now();
     seen.is_stale().await;
-    owner.health(&key("a"), Health::warning("paused")).await.unwrap();
+    owner
+        .health(&key("a"), Health::warning("paused"))
+        .await
+        .unwrap();
     // The length of the stop is the fault itself.
     tokio::time::sleep((3 * TTL).saturating_sub(paused.elapsed())).await;
     let registration = owner.status().registration(&key("b")).cloned();
-    assert!(!registration.unwrap().is_registered(), "the lease is trusted without an answer");
+    assert!(
+        !registration.unwrap().is_registered(),
+        "the lease is trusted without an answer"
+    );
     assert_eq!(seen.since_mark().await, [""; 0]);
     cluster.resume(0).unwrap();
     seen.wait("the newest health", |view| {
@@ -147,10 +171,16 @@ async fn without_one_of_three(version: Version, fault: fn(&mut Cluster, usize)) 
     for number in 2..20 {
         owner.register(web("a", number)).await.unwrap();
         let registration = owner.status().registration(&key("a")).cloned().unwrap();
-        assert!(registration.is_registered(), "call {number}: {registration:?}");
+        assert!(
+            registration.is_registered(),
+            "call {number}: {registration:?}"
+        );
         let newest = |view: &tidings_api::View| support::number_in(view, "a") == Some(number);
         let shown = tokio::time::timeout(quiet, seen.wait("the newest content", newest)).await;
-        assert!(shown.is_ok(), "the watch is quiet for longer than {quiet:?}");
+        assert!(
+            shown.is_ok(),
+            "the watch is quiet for longer than {quiet:?}"
+        );
     }
     let health = Health::warning("two of three");
     owner.health(&key("a"), health).await.unwrap();
@@ -178,7 +208,10 @@ async fn quorum_lost_and_regained(version: Version) {
     owner.register(web("a", 2)).await.unwrap();
     assert!(lost.elapsed() < Duration::from_secs(20));
     let registration = owner.status().registration(&key("a")).cloned().unwrap();
-    assert!(!registration.is_registered(), "two of three are dead, and it is registered");
+    assert!(
+        !registration.is_registered(),
+        "two of three are dead, and it is registered"
+    );
     assert_eq!(seen.since_mark().await, [""; 0]);
     cluster.restart_all().await.unwrap();
     seen.shows(&[("a", 2), ("b", 1)]).await;
@@ -189,14 +222,17 @@ async fn quorum_lost_and_regained(version: Version) {
 }
 
 async fn compaction_while_disconnected(version: Version) {
-    let cluster = Cluster::start(Options::default().version(version)).await.unwrap();
+    let cluster = Cluster::start(Options::default().version(version))
+        .await
+        .unwrap();
     let owner = EtcdDiscovery::start(config(&cluster)).await.unwrap();
     for id in ["changed", "gone", "same"] {
         owner.register(web(id, 1)).await.unwrap();
     }
     let client = Proxied::start(&cluster, config(&cluster)).await.unwrap();
     let seen = Seen::by(&client.etcd).await;
-    seen.shows(&[("changed", 1), ("gone", 1), ("same", 1)]).await;
+    seen.shows(&[("changed", 1), ("gone", 1), ("same", 1)])
+        .await;
     seen.mark().await;
     client.black_hole();
     seen.is_stale().await;
@@ -206,19 +242,31 @@ async fn compaction_while_disconnected(version: Version) {
     }
     owner.register(web("new", 1)).await.unwrap();
     let mut admin = admin(cluster.addresses()[0], false).await.unwrap();
-    let revision = admin.get("any", None).await.unwrap().header().unwrap().revision();
+    let revision = admin
+        .get("any", None)
+        .await
+        .unwrap()
+        .header()
+        .unwrap()
+        .revision();
     admin.compact(revision, None).await.unwrap();
     let past = GetOptions::new().with_revision(2);
     let past = admin.get("any", Some(past)).await.unwrap_err().to_string();
-    assert!(past.contains("compacted"), "the past is still there: {past}");
+    assert!(
+        past.contains("compacted"),
+        "the past is still there: {past}"
+    );
     assert_eq!(seen.since_mark().await, [""; 0]);
     client.restore();
-    seen.shows(&[("changed", 49), ("new", 1), ("same", 1)]).await;
+    seen.shows(&[("changed", 49), ("new", 1), ("same", 1)])
+        .await;
     assert_eq!(seen.since_mark().await, ["+new", "-gone", "~changed"]);
 }
 
 async fn lease_revoked_behind_our_back(version: Version) {
-    let cluster = Cluster::start(Options::default().version(version)).await.unwrap();
+    let cluster = Cluster::start(Options::default().version(version))
+        .await
+        .unwrap();
     let (owner, client, seen) = a_and_b(&cluster).await;
     let mut admin = admin(cluster.addresses()[0], false).await.unwrap();
     let leases = owner.leases();
@@ -242,13 +290,21 @@ async fn lease_revoked_behind_our_back(version: Version) {
 }
 
 async fn key_deleted_behind_our_back(version: Version) {
-    let cluster = Cluster::start(Options::default().version(version)).await.unwrap();
+    let cluster = Cluster::start(Options::default().version(version))
+        .await
+        .unwrap();
     let (owner, client, seen) = a_and_b(&cluster).await;
     let mut admin = admin(cluster.addresses()[0], false).await.unwrap();
     let deleted = admin.delete("tidings/web/a", None).await.unwrap();
     assert_eq!(deleted.deleted(), 1);
     let start = Instant::now();
-    while admin.get("tidings/web/a", None).await.unwrap().kvs().is_empty() {
+    while admin
+        .get("tidings/web/a", None)
+        .await
+        .unwrap()
+        .kvs()
+        .is_empty()
+    {
         assert!(start.elapsed() < PATIENCE, "the key does not come back");
     }
     is_registered(&owner, "a").await;
@@ -259,7 +315,9 @@ async fn key_deleted_behind_our_back(version: Version) {
 }
 
 async fn client_partitioned_longer_than_the_ttl_and_back(version: Version) {
-    let cluster = Cluster::start(Options::default().version(version)).await.unwrap();
+    let cluster = Cluster::start(Options::default().version(version))
+        .await
+        .unwrap();
     let owner = Proxied::start(&cluster, config(&cluster)).await.unwrap();
     let other = EtcdDiscovery::start(config(&cluster)).await.unwrap();
     owner.etcd.register(web("a", 1)).await.unwrap();
@@ -273,7 +331,11 @@ async fn client_partitioned_longer_than_the_ttl_and_back(version: Version) {
     others.shows(&[("b", 1)]).await;
     assert!(!seen.view().is_live() && seen.view().len() == 2);
     owner.etcd.register(web("a", 2)).await.unwrap();
-    owner.etcd.health(&key("a"), Health::warning("alone")).await.unwrap();
+    owner
+        .etcd
+        .health(&key("a"), Health::warning("alone"))
+        .await
+        .unwrap();
     owner.restore();
     others.shows(&[("a", 2), ("b", 1)]).await;
     seen.shows(&[("a", 2), ("b", 1)]).await;
@@ -313,15 +375,23 @@ async fn auth_token_expiring_in_the_middle_of_a_watch(version: Version) {
         // A plain client of the same user, to tell when tokens have expired.
         let options = etcd_client::ConnectOptions::new().with_user(USER, PASSWORD);
         let server = server.to_string();
-        let mut plain = etcd_client::Client::connect([server], Some(options)).await.unwrap();
+        let mut plain = etcd_client::Client::connect([server], Some(options))
+            .await
+            .unwrap();
         plain.get("tidings/", None).await.unwrap();
         // Tokens that are used live on; a new password ends them all, also when it is the same.
         let mut root = admin(cluster.addresses()[0], true).await.unwrap();
         root.user_change_password(USER, PASSWORD).await.unwrap();
         let refused = plain.get("tidings/", None).await.unwrap_err().to_string();
-        assert!(refused.contains("invalid auth token"), "the token lives on: {refused}");
+        assert!(
+            refused.contains("invalid auth token"),
+            "the token lives on: {refused}"
+        );
         // A new watch on the open stream of own keys, as well as calls.
-        owner.register(web(&format!("new-{number}"), number)).await.unwrap();
+        owner
+            .register(web(&format!("new-{number}"), number))
+            .await
+            .unwrap();
         owner.register(web("a", number)).await.unwrap();
         let newest = |view: &tidings_api::View| {
             support::number_in(view, "a") == Some(number) && view.len() == number && view.is_live()
@@ -330,32 +400,48 @@ async fn auth_token_expiring_in_the_middle_of_a_watch(version: Version) {
         is_registered(&owner, "a").await;
     }
     let changes = seen.since_mark().await;
-    assert!(!changes.iter().any(|change| change.starts_with('-')), "{changes:?}");
+    assert!(
+        !changes.iter().any(|change| change.starts_with('-')),
+        "{changes:?}"
+    );
 }
 
 async fn ten_thousand_subscriptions_leak_no_watch(version: Version) {
     const ROUNDS: usize = 10_000;
     const WATCHERS: &str = "etcd_debugging_mvcc_watcher_total";
-    let cluster = Cluster::start(Options::default().version(version)).await.unwrap();
+    let cluster = Cluster::start(Options::default().version(version))
+        .await
+        .unwrap();
     let (_owner, client, seen) = a_and_b(&cluster).await;
     let before = cluster.metric(0, WATCHERS).await.unwrap();
     let most = std::cell::Cell::new(0);
     let watch = |round: usize| {
         let (client, most) = (&client, &most);
         async move {
-            let watch = client.watch_service(&format!("other-{}", round % 200)).await.unwrap();
+            let watch = client
+                .watch_service(&format!("other-{}", round % 200))
+                .await
+                .unwrap();
             assert!(watch.view().is_live());
             most.set(most.get().max(client.subscriptions()));
         }
     };
     for round in (0..ROUNDS).step_by(4) {
-        tokio::join!(watch(round), watch(round + 1), watch(round + 2), watch(round + 3));
+        tokio::join!(
+            watch(round),
+            watch(round + 1),
+            watch(round + 2),
+            watch(round + 3)
+        );
     }
     assert!(most.get() > 1, "nothing was subscribed to");
     eventually("only the one watch is left", || client.subscriptions() == 1).await;
     let start = Instant::now();
     while cluster.metric(0, WATCHERS).await.unwrap() > before {
-        assert!(start.elapsed() < PATIENCE, "etcd has watches that nobody needs");
+        assert!(
+            start.elapsed() < PATIENCE,
+            "etcd has watches that nobody needs"
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(seen.view().is_live());
@@ -363,15 +449,26 @@ async fn ten_thousand_subscriptions_leak_no_watch(version: Version) {
 }
 
 async fn a_value_no_one_can_parse(version: Version) {
-    let cluster = Cluster::start(Options::default().version(version)).await.unwrap();
+    let cluster = Cluster::start(Options::default().version(version))
+        .await
+        .unwrap();
     let (owner, client, seen) = a_and_b(&cluster).await;
     let mut admin = admin(cluster.addresses()[0], false).await.unwrap();
     let deep = "[".repeat(500_000).into_bytes();
     for garbage in [b"\xff\xfe\0{".to_vec(), Vec::new(), deep] {
-        admin.put("tidings/web/bad", garbage.clone(), None).await.unwrap();
-        admin.put("tidings/\u{ff}", garbage.clone(), None).await.unwrap();
+        admin
+            .put("tidings/web/bad", garbage.clone(), None)
+            .await
+            .unwrap();
+        admin
+            .put("tidings/\u{ff}", garbage.clone(), None)
+            .await
+            .unwrap();
         // Also over what an owner has there, who puts it right.
-        let put = admin.put("tidings/web/a", garbage.clone(), None).await.unwrap();
+        let put = admin
+            .put("tidings/web/a", garbage.clone(), None)
+            .await
+            .unwrap();
         let written = put.header().unwrap().revision();
         let start = Instant::now();
         loop {
@@ -379,7 +476,10 @@ async fn a_value_no_one_can_parse(version: Version) {
             if found.kvs()[0].mod_revision() > written {
                 break;
             }
-            assert!(start.elapsed() < PATIENCE, "the owner does not put its key right");
+            assert!(
+                start.elapsed() < PATIENCE,
+                "the owner does not put its key right"
+            );
         }
     }
     eventually("they are counted", || client.unreadable() >= 3).await;
@@ -392,7 +492,9 @@ async fn a_value_no_one_can_parse(version: Version) {
 
 async fn five_thousand_instances_in_one_service(version: Version) {
     const COUNT: usize = 5_000;
-    let cluster = Cluster::start(Options::default().version(version)).await.unwrap();
+    let cluster = Cluster::start(Options::default().version(version))
+        .await
+        .unwrap();
     let owner = EtcdDiscovery::start(config(&cluster)).await.unwrap();
     let owner = std::sync::Arc::new(owner);
     let mut registering = tokio::task::JoinSet::new();
@@ -400,7 +502,10 @@ async fn five_thousand_instances_in_one_service(version: Version) {
         let owner = owner.clone();
         registering.spawn(async move {
             for number in (worker..COUNT).step_by(64) {
-                owner.register(web(&format!("i{number}"), number)).await.unwrap();
+                owner
+                    .register(web(&format!("i{number}"), number))
+                    .await
+                    .unwrap();
             }
         });
     }
@@ -422,11 +527,14 @@ async fn five_thousand_instances_in_one_service(version: Version) {
     seen.wait("all are there, and the newest", newest).await;
     assert_eq!(seen.since_mark().await, ["+new", "-i17", "~i18"]);
     owner.close().await.unwrap();
-    seen.wait("all are gone", |view| view.is_live() && view.is_empty()).await;
+    seen.wait("all are gone", |view| view.is_live() && view.is_empty())
+        .await;
 }
 
 async fn deregistered_in_an_outage_is_told_from_lost_in_an_outage(version: Version) {
-    let cluster = Cluster::start(Options::default().version(version)).await.unwrap();
+    let cluster = Cluster::start(Options::default().version(version))
+        .await
+        .unwrap();
     let owner = EtcdDiscovery::start(config(&cluster)).await.unwrap();
     let lost = EtcdDiscovery::start(config(&cluster)).await.unwrap();
     owner.register(web("gone", 1)).await.unwrap();
@@ -448,9 +556,13 @@ async fn deregistered_in_an_outage_is_told_from_lost_in_an_outage(version: Versi
     witness.shows(&[("same", 1)]).await;
     assert_eq!(seen.since_mark().await, [""; 0]);
     client.restore();
-    seen.wait("what was deregistered is gone", |view| view.len() == 2).await;
+    seen.wait("what was deregistered is gone", |view| view.len() == 2)
+        .await;
     assert_eq!(seen.since_mark().await, ["-gone"]);
-    assert!(!seen.view().is_live(), "a loss is held in a view that is live");
+    assert!(
+        !seen.view().is_live(),
+        "a loss is held in a view that is live"
+    );
 }
 
 /// An owner of `a` and `b`, and a client that sees them.

@@ -311,7 +311,10 @@ impl Cluster {
         let mut command = Command::new(program);
         command.env("ETCDCTL_API", "3");
         if !arguments.contains(&"--endpoints") {
-            let running = self.members.iter().filter(|member| member.process.is_some());
+            let running = self
+                .members
+                .iter()
+                .filter(|member| member.process.is_some());
             let endpoints: Vec<_> = running.map(|member| self.url(member.client)).collect();
             command.args(["--endpoints", &endpoints.join(",")]);
         }

@@ -20,64 +20,64 @@ macro_rules! define {
         #[doc(hidden)]
         #[macro_export]
         macro_rules! $with {
-            ($d($d(#[$d attribute:meta])* async fn $d name:ident() $d body:block)*) => {
-                $d($d(#[$d attribute])*
-                #[test]
-                fn $d name() {
-                    $crate::runtime().block_on(async $d body);
-                })*
-            };
-        }
+                    ($d($d(#[$d attribute:meta])* async fn $d name:ident() $d body:block)*) => {
+                        $d($d(#[$d attribute])*
+                        #[test]
+                        fn $d name() {
+                            $crate::runtime().block_on(async $d body);
+                        })*
+                    };
+                }
 
         /// The tests, all ignored.
         #[cfg(not($present))]
         #[doc(hidden)]
         #[macro_export]
         macro_rules! $with {
-            ($d($d(#[$d attribute:meta])* async fn $d name:ident() $d body:block)*) => {
-                $d($d(#[$d attribute])*
-                #[test]
-                #[ignore = $reason]
-                fn $d name() {
-                    $crate::runtime().block_on(async $d body);
-                })*
-            };
-        }
+                    ($d($d(#[$d attribute:meta])* async fn $d name:ident() $d body:block)*) => {
+                        $d($d(#[$d attribute])*
+                        #[test]
+                        #[ignore = $reason]
+                        fn $d name() {
+                            $crate::runtime().block_on(async $d body);
+                        })*
+                    };
+                }
 
         /// The conformance suite, as it is.
         #[cfg($present)]
         #[doc(hidden)]
         #[macro_export]
         macro_rules! $suite {
-            ($d conformance:ident, $d name:ident, $d fixture:ty) => {
-                $d conformance::suite!($d name, $d fixture);
-            };
-        }
+                    ($d conformance:ident, $d name:ident, $d fixture:ty) => {
+                        $d conformance::suite!($d name, $d fixture);
+                    };
+                }
 
         /// The conformance suite, all ignored.
         #[cfg(not($present))]
         #[doc(hidden)]
         #[macro_export]
         macro_rules! $suite {
-            ($d conformance:ident, $d name:ident, $d fixture:ty) => {
-                mod $d name {
-                    #[allow(unused_imports)]
-                    use super::*;
+                    ($d conformance:ident, $d name:ident, $d fixture:ty) => {
+                        mod $d name {
+                            #[allow(unused_imports)]
+                            use super::*;
 
-                    macro_rules! ignored {
-                        ($d($d case:ident)*) => {
-                            $d(#[test]
-                            #[ignore = $reason]
-                            fn $d case() {
-                                $d conformance::run::<$d fixture>(stringify!($d case));
-                            })*
-                        };
-                    }
+                            macro_rules! ignored {
+                                ($d($d case:ident)*) => {
+                                    $d(#[test]
+                                    #[ignore = $reason]
+                                    fn $d case() {
+                                        $d conformance::run::<$d fixture>(stringify!($d case));
+                                    })*
+                                };
+                            }
 
-                    $d conformance::for_each_case!(ignored);
+                            $d conformance::for_each_case!(ignored);
+                        }
+                    };
                 }
-            };
-        }
     };
 }
 

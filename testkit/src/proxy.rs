@@ -97,9 +97,16 @@ impl Drop for Proxy {
 /// The runtime of all proxies.
 fn runtime() -> Result<&'static Runtime> {
     static RUNTIME: OnceLock<Option<Runtime>> = OnceLock::new();
-    let make = || Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let make = || {
+        Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+    };
     let runtime = RUNTIME.get_or_init(|| make().ok());
-    runtime.as_ref().ok_or_else(|| "no runtime for proxies".into())
+    runtime
+        .as_ref()
+        .ok_or_else(|| "no runtime for proxies".into())
 }
 
 async fn accept(listener: TcpListener, server: SocketAddr, mode: watch::Receiver<Mode>) {

@@ -27,7 +27,10 @@ impl Certificates {
         let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
         fs::write(folder.join("ca.pem"), authority.pem())?;
         for (name, hosts) in [
-            ("server", vec!["localhost".to_owned(), "127.0.0.1".to_owned()]),
+            (
+                "server",
+                vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
+            ),
             ("client", vec!["client".to_owned()]),
         ] {
             let mut params = CertificateParams::new(hosts)?;

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
 use etcd_client::{Client, ConnectOptions};
-use tidings_api::{Change, Discovery, DiscoveryExt, Instance, InstanceKey, Registration, View, Watch};
+use tidings_api::{
+    Change, Discovery, DiscoveryExt, Instance, InstanceKey, Registration, View, Watch,
+};
 use tidings_etcd::{EtcdConfig, EtcdDiscovery};
 use tidings_testkit::Result;
 use tidings_testkit::etcd::{Cluster, ROOT};
@@ -33,7 +35,10 @@ impl Proxied {
             proxies.push(Proxy::start(address).await?);
         }
         let mut config = config;
-        config.endpoints = proxies.iter().map(|proxy| proxy.address().to_string()).collect();
+        config.endpoints = proxies
+            .iter()
+            .map(|proxy| proxy.address().to_string())
+            .collect();
         let etcd = EtcdDiscovery::start(config).await?;
         Ok(Self { etcd, proxies })
     }
@@ -51,7 +56,11 @@ impl Proxied {
 pub(crate) fn config(cluster: &Cluster) -> EtcdConfig {
     log();
     let mut config = EtcdConfig::default();
-    config.endpoints = cluster.addresses().iter().map(ToString::to_string).collect();
+    config.endpoints = cluster
+        .addresses()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     config.ttl = TTL;
     config
 }
@@ -99,7 +108,10 @@ pub(crate) fn number_in(view: &View, id: &str) -> Option<usize> {
 pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        assert!(
+            start.elapsed() < PATIENCE,
+            "not within {PATIENCE:?}: {what}"
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -109,7 +121,9 @@ pub(crate) async fn is_registered(etcd: &EtcdDiscovery, id: &str) {
     let key = key(id);
     let registered = || {
         let status = etcd.status();
-        status.registration(&key).is_some_and(Registration::is_registered)
+        status
+            .registration(&key)
+            .is_some_and(Registration::is_registered)
     };
     eventually(&format!("{id} is registered"), registered).await;
 }
@@ -134,7 +148,10 @@ impl Seen {
                     Change::Removed(_) => '-',
                     _ => '~',
                 };
-                recorded.lock().unwrap().push(format!("{sign}{}", change.key().id()));
+                recorded
+                    .lock()
+                    .unwrap()
+                    .push(format!("{sign}{}", change.key().id()));
             }
         });
         Self {
