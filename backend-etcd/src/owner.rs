@@ -4,12 +4,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use etcd_client::{
-    Compare, CompareOp, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse,
-};
+use etcd_client::{KeyValue, TxnOp};
 use tidings_api::{Generation, Instance};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
 use crate::backoff::Backoff;
 use crate::error::Fault;
@@ -18,14 +16,17 @@ use crate::registration::{Context, Desired, Slot, Slots};
 use crate::value::{Stored, Unknown};
 use crate::views::Own;
 
+mod calls;
+mod looking;
+
+use calls::{Known, Written};
+
 /// How often a write is tried anew because somebody else wrote in between, before it waits.
 const RACES_MAX: usize = 8;
 /// How long a withdrawn key is remembered, so that a late word of it in a view doesn't show it.
 const MEMORY: Duration = Duration::from_secs(5);
 /// The same where a write may still arrive whose answer never came: a hung member may have it.
 const MEMORY_UNCERTAIN: Duration = Duration::from_secs(60);
-/// How long the history of a key that vanished is waited for.
-const HISTORY_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// The task of one registration.
 pub(crate) struct Owner {
@@ -50,14 +51,6 @@ pub(crate) struct Owner {
     events: mpsc::UnboundedSender<GuardEvent>,
 }
 
-/// One value of this handle in etcd.
-#[derive(Debug, PartialEq)]
-struct Known {
-    revision: i64,
-    lease: i64,
-    value: Vec<u8>,
-}
-
 /// How far one step has come.
 enum Step {
     /// All is as desired.
@@ -73,14 +66,6 @@ struct Wake {
     /// A lease that is another one than this.
     lease_after: Option<Option<i64>>,
     at: Option<Instant>,
-}
-
-/// What a transaction on the key answered.
-enum Written {
-    /// It is written, at this revision.
-    At(i64),
-    /// Nothing is written: this stands there.
-    Found(Option<KeyValue>),
 }
 
 impl Owner {
@@ -452,113 +437,6 @@ impl Owner {
         Ok(())
     }
 
-    // Looking
-
-    /// Looks at the key: whether what is known is still so, and who changed it otherwise.
-    async fn look(&mut self) -> Result<(), Fault> {
-        let (found, revision) = self.get().await?;
-        let expected = self.known.as_ref().map(|known| known.revision);
-        let mut vanished = false;
-        match &found {
-            Some(kv) if Some(kv.mod_revision()) == expected => {}
-            Some(kv) if self.is_own(kv) => self.known = Some(Known::from(kv)),
-            Some(kv) => {
-                self.known = None;
-                self.yields_to(kv);
-            }
-            None => vanished = self.known.is_some(),
-        }
-        if let Some(expected) = expected.filter(|_| vanished) {
-            if expected <= revision {
-                self.read_history(expected).await;
-            }
-            self.lost();
-        }
-        self.doubtful = false;
-        // Not the greater one: an etcd that has lost its data counts anew.
-        self.seen_revision = revision;
-        if self.known.is_some() || self.uncertain {
-            self.arm(revision + 1);
-        }
-        Ok(())
-    }
-
-    /// Reads what happened to a vanished key after `revision`, up to its deletion: a newer owner may
-    /// have been there.
-    async fn read_history(&mut self, revision: i64) {
-        self.disarm();
-        self.arm(revision + 1);
-        let limit = Instant::now() + HISTORY_TIME_MAX;
-        while let Ok(Some(event)) = timeout_at(limit, self.inbox.recv()).await {
-            let is_last = matches!(event, GuardEvent::Deleted { .. } | GuardEvent::Broken);
-            self.hear(event);
-            if is_last {
-                break;
-            }
-        }
-        // What came with the deletion is in the inbox already.
-        while let Ok(event) = self.inbox.try_recv() {
-            self.hear(event);
-        }
-        self.disarm();
-    }
-
-    /// Takes in what happened to the key.
-    fn hear(&mut self, event: GuardEvent) {
-        match event {
-            GuardEvent::Broken => {
-                self.guarded = None;
-                self.doubtful = true;
-            }
-            GuardEvent::Deleted { revision } if revision > self.seen_revision => {
-                self.seen_revision = revision;
-                self.lost();
-            }
-            GuardEvent::Put {
-                revision,
-                lease,
-                value,
-            } if revision > self.seen_revision => {
-                self.seen_revision = revision;
-                let stored = Stored::read(&self.slot.key, &value);
-                let owner = stored
-                    .as_ref()
-                    .ok()
-                    .and_then(|stored| stored.owner.as_ref());
-                if owner == Some(&self.context.handle) {
-                    self.known = Some(Known {
-                        revision,
-                        lease,
-                        value,
-                    });
-                    return;
-                }
-                self.lost();
-                if let Ok(stored) = stored {
-                    self.unknown = stored.unknown.clone();
-                    if stored.generation() >= self.generation {
-                        self.overtaken_by(stored.generation());
-                    }
-                }
-            }
-            GuardEvent::Deleted { .. } | GuardEvent::Put { .. } => {}
-        }
-    }
-
-    /// etcd hasn't got it any more.
-    fn lost(&mut self) {
-        self.known = None;
-        self.slot.state.send_if_modified(|state| {
-            if state.instance.is_none() || state.done < state.version {
-                return false;
-            }
-            // The present version is to be brought there again, and `done` never goes back.
-            state.version += 1;
-            state.pending_since = Instant::now();
-            true
-        });
-    }
-
     /// Takes in that a step failed, and says when to try again.
     fn failed(&mut self, version: u64, fault: &Fault, backoff: &mut Backoff) -> Wake {
         let error = fault.to_error();
@@ -586,112 +464,5 @@ impl Owner {
             lease_after,
             at: Some(Instant::now() + pause),
         }
-    }
-
-    // Calls
-
-    async fn write(&mut self, expected: i64, value: &[u8], lease: i64) -> Result<Written, Fault> {
-        let options = PutOptions::new().with_lease(lease);
-        let put = TxnOp::put(self.raw.clone(), value, Some(options));
-        self.transaction(expected, put).await
-    }
-
-    /// Does `operation` if the key was last written at revision `expected` (0: if it isn't there),
-    /// and reads it otherwise. It may arrive more than once: the second time it only reads.
-    async fn transaction(&mut self, expected: i64, operation: TxnOp) -> Result<Written, Fault> {
-        let raw = &self.raw;
-        let unchanged = Compare::mod_revision(raw.clone(), CompareOp::Equal, expected);
-        let txn = Txn::new()
-            .when([unchanged])
-            .and_then([operation])
-            .or_else([TxnOp::get(raw.clone(), None)]);
-        let _permit = self.context.writes.acquire().await;
-        let sent = Instant::now();
-        let answer = self
-            .context
-            .link
-            .call(|client| {
-                let (mut kv, txn) = (client.kv_client(), txn.clone());
-                async move { kv.txn(txn).await }
-            })
-            .await;
-        // Some try may have got no answer, though the last one did.
-        self.uncertain |= sent.elapsed() >= self.context.link.timing().answer
-            || matches!(answer, Err(Fault::Unreachable(_)));
-        Ok(Written::from(answer?))
-    }
-
-    /// What stands under the key, and at which revision that was read.
-    async fn get(&self) -> Result<(Option<KeyValue>, i64), Fault> {
-        let _permit = self.context.writes.acquire().await;
-        let raw = &self.raw;
-        let mut answer = self
-            .context
-            .link
-            .call(|client| {
-                let (mut kv, raw) = (client.kv_client(), raw.clone());
-                async move { kv.get(raw, None).await }
-            })
-            .await?;
-        let revision = answer
-            .header()
-            .map_or(0, etcd_client::ResponseHeader::revision);
-        Ok((answer.take_kvs().pop(), revision))
-    }
-
-    // Helpers
-
-    fn value(&self, instance: &Arc<Instance>, left: bool) -> Vec<u8> {
-        let stored = Stored {
-            instance: Instance::clone(instance),
-            owner: Some(self.context.handle.clone()),
-            left,
-            unknown: self.unknown.clone(),
-        };
-        stored.write()
-    }
-
-    fn is_own(&self, kv: &KeyValue) -> bool {
-        Stored::read(&self.slot.key, kv.value())
-            .is_ok_and(|stored| stored.owner.as_ref() == Some(&self.context.handle))
-    }
-
-    /// Hears of the key from a revision on, unless it is heard of already.
-    fn arm(&mut self, from_revision: i64) {
-        if self.guarded.is_none() {
-            let guard = &self.context.guard;
-            let id = guard.arm(self.raw.clone(), from_revision, self.events.clone());
-            self.guarded = Some(id);
-        }
-    }
-
-    fn disarm(&mut self) {
-        if let Some(id) = self.guarded.take() {
-            self.context.guard.disarm(id);
-        }
-    }
-}
-
-impl From<&KeyValue> for Known {
-    fn from(kv: &KeyValue) -> Self {
-        Self {
-            revision: kv.mod_revision(),
-            lease: kv.lease(),
-            value: kv.value().to_vec(),
-        }
-    }
-}
-
-impl From<TxnResponse> for Written {
-    fn from(answer: TxnResponse) -> Self {
-        if answer.succeeded() {
-            let header = answer.header();
-            return Self::At(header.map_or(0, etcd_client::ResponseHeader::revision));
-        }
-        let found = answer.op_responses().into_iter().find_map(|op| match op {
-            TxnOpResponse::Get(mut get) => get.take_kvs().pop(),
-            _ => None,
-        });
-        Self::Found(found)
     }
 }

@@ -145,7 +145,7 @@ impl Follower {
 
     fn mark_stale(&self, view: &LiveView, reason: &str) {
         self.views.update(view, |remote| {
-            remote.set_freshness(Freshness::stale(reason))
+            remote.set_freshness(Freshness::stale(reason));
         });
     }
 
