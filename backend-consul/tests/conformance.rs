@@ -1,5 +1,7 @@
 //! The contract, against the agent of a real Consul: handles each behind a proxy of their own.
 
+#![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
+
 mod support;
 
 use std::sync::{Arc, OnceLock};

@@ -120,9 +120,10 @@ async fn throughput(ensemble: &Ensemble) {
             .map(|n| format!("/raw/web/{round}-{n}"))
             .collect();
         let begin = Instant::now();
+        let (writer, content) = (&writer, &content);
         let calls = paths
-            .iter()
-            .map(|path| writer.create(path, &content, &EPHEMERAL));
+            .into_iter()
+            .map(|path| async move { writer.create(&path, content, &EPHEMERAL).await });
         let mut calls = stream::iter(calls).buffer_unordered(IN_FLIGHT);
         while let Some(created) = calls.next().await {
             created.unwrap();
@@ -170,7 +171,7 @@ fn instance(id: &str) -> Instance {
         .unwrap()
 }
 
-fn median(times: &mut Vec<Duration>) -> Duration {
+fn median(times: &mut [Duration]) -> Duration {
     times.sort_unstable();
     times[times.len() / 2]
 }

@@ -1,5 +1,7 @@
 //! The contract, on a real ZooKeeper.
 
+#![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
+
 mod support;
 
 use std::net::SocketAddr;

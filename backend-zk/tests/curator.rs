@@ -1,5 +1,7 @@
 //! Beside real Apache Curator: we see its services and it sees ours.
 
+#![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
+
 mod support;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! TLS, credentials and access lists.
 
+#![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
+
 mod support;
 
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! The agents themselves.
 
+#![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
+
 use tidings_testkit::consul::{Agent, Options, Role};
 
 tidings_testkit::server_tests! { consul:

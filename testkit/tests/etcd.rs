@@ -1,5 +1,7 @@
 //! The servers themselves.
 
+#![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
+
 use tidings_testkit::etcd::{Cluster, Options, Transport};
 
 tidings_testkit::server_tests! { etcd_3_4:

@@ -1,5 +1,7 @@
 //! The servers themselves.
 
+#![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
+
 use tidings_testkit::zookeeper::{Ensemble, Options};
 
 tidings_testkit::server_tests! { zookeeper_3_8:
