@@ -107,9 +107,9 @@ mutation 'records of a former start are kept' merge.rs \
 mutation 'records below the floor are taken' merge.rs \
     's/ \|\| record\.version <= owner\.floor//'
 mutation 'the superseded owner goes on' merge.rs \
-    '/fn check_superseded\(/,/^    }/s/if newest\.is_some_and\(.*$/if newest.is_some() \&\& false {/'
+    '/fn check_superseded\(/,/^    }/s/if newest\.filter\(rival\)\.is_some\(\) \{/if newest.filter(rival).is_some() \&\& now < now {/'
 mutation 'health is lost when registering again' mod.rs \
-    's/Some\(current\) => instance\.keeping_health_of\(\&current\.instance\),/Some(_) => instance,/'
+    's/Some\(last\) => instance\.keeping_health_of\(\&last\.instance\),/Some(_) => instance,/'
 mutation 'generations of registrations stand still' mod.rs \
     's/Generation::new\(above\.max\(drawn\)\.max\((.*)\)\)$/{ let _ = (above, drawn); Generation::new(\1) }/'
 
