@@ -397,6 +397,11 @@ mod errors {
     #[test]
     fn no_secret_is_shown() {
         const SECRET: &str = "hunter2";
+        // Whether it is refused depends on what is compiled in.
+        let either = |read: tidings::Result<Config>| match read {
+            Ok(config) => format!("{config:?}"),
+            Err(error) => format!("{error:?}"),
+        };
         let mut shown = Vec::new();
         for url in [
             "etcd://root:hunter2@a:2379/prod",
@@ -408,10 +413,10 @@ mod errors {
             "memory://a?password=hunter2&password=hunter2",
             "root:hunter2@a",
         ] {
-            shown.push(format!("{:?}", refused(Config::try_from(url))));
-            shown.push(format!("{:?}", refused(from_vars(&[("TIDINGS_URL", url)]))));
+            shown.push(either(Config::try_from(url)));
+            shown.push(either(from_vars(&[("TIDINGS_URL", url)])));
             let toml = format!("[discovery]\nurl = \"{url}\"");
-            shown.push(format!("{:?}", refused(Config::from_toml(&toml))));
+            shown.push(either(Config::from_toml(&toml)));
             if let Ok(url) = url.parse::<DiscoveryUrl>() {
                 shown.push(format!("{url:?}"));
             }

@@ -83,7 +83,10 @@ impl Fixture for FlawedFixture {
             }
             Flaw::PanicsOnGarbage => {
                 let first = garbage.first().copied();
-                tokio::spawn(async move { first.expect("garbage has a first byte") });
+                // Awaited, so that the panic has happened whatever else the machine is busy with.
+                let panicked =
+                    tokio::spawn(async move { first.expect("garbage has a first byte") });
+                let _ = panicked.await;
             }
             Flaw::HangsOnGarbage => {
                 tokio::spawn(async { block() });
