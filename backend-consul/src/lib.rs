@@ -3,8 +3,49 @@
 //!
 //! It is meant as a good citizen of a Consul datacenter: what Consul has a place for stands there,
 //! so that its DNS, its UI and clients in other languages see our instances, and services that
-//! others registered are instances here. How an instance is stored is written in the modules `keys`
-//! and `entry`.
+//! others registered are instances here. Works with Consul 1.8 and later; ports, tags and metadata
+//! need nothing newer.
+//!
+//! # What stands where
+//! | here | in Consul |
+//! |---|---|
+//! | service, address, port | name, address and port of the service |
+//! | namespace | a tag, and so `NAMESPACE.SERVICE.service.consul` in its DNS |
+//! | metadata | `Meta`; keys with a dot and those that start with `consul-` in the record |
+//! | weight | `Weights`, the same for passing and warning |
+//! | named ports | `TaggedAddresses`, but for names that Consul has a use for |
+//! | health | the check *Health*: what drains is critical there, with the output `draining` |
+//! | that the owner lives | the check *Owner alive*, of the TTL |
+//! | zone, draining, and the rest of the above | a record, as JSON in the notes of that check |
+//! | generation | the end of the service id, `service:id:generation` |
+//!
+//! A prefix of the service's name would have isolated namespaces as well, and broken Consul's DNS
+//! and every client that looks for `web`; the tag breaks neither. What it doesn't do is to keep
+//! others out: that is what access lists are for.
+//!
+//! # What others registered
+//! is shown with the worst of its checks as its health, its node's address where it has none of its
+//! own, maintenance as draining, its tags as the metadata entry `consul.tags`, and the id
+//! `node:service-id`, as service ids are unique on one node only; metadata `tidings-id` chooses
+//! another. A service without a port is no instance.
+//!
+//! # Bounds
+//! | | |
+//! |---|---|
+//! | seen or gone elsewhere | milliseconds, at most 2 s |
+//! | crashed owner gone | [`ttl`](ConsulConfig::ttl) after its last report, which is at most as long ago, and 2 s |
+//! | crashed node gone | when Consul's own gossip finds it, some seconds |
+//! | silent agent noticed | a third of the TTL and [`request_timeout`](ConsulConfig::request_timeout) |
+//! | cleared from Consul after a crash | [`deregister_after`](ConsulConfig::deregister_after), and up to 30 s |
+//!
+//! An owner whose agent dies is taken for dead by all but the handles of that agent, until the agent
+//! is back: so does Consul. After a restored snapshot an instance that is younger than it may be
+//! missing for up to a third of a TTL where its service changes in that time; otherwise it is held.
+//!
+//! # Cost
+//! A handle sends three reports a TTL for each registration, and as many questions for itself; every
+//! report is a write to the agent's disk. A watch of a service is one request that waits; the watch
+//! of all services is one for each of them and one for their names, with at most 64 waiting at once.
 
 mod api;
 mod backoff;

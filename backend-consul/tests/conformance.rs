@@ -78,7 +78,7 @@ impl Fixture for ConsulFixture {
 
     /// Half a thousand instances are a thousand reports in ten seconds, each a write to disk.
     fn deadline(&self) -> Duration {
-        Duration::from_secs(240)
+        Duration::from_secs(400)
     }
 
     fn slack(&self) -> Duration {
@@ -111,7 +111,7 @@ impl Fixture for ConsulFixture {
                             "Notes": text, "Status": "passing"}],
             }),
             json!({
-                "ID": text, "Name": "web", "Address": text, "Port": 0, "Tags": [self.namespace, text],
+                "ID": "garbage", "Name": "web", "Address": text, "Port": 0, "Tags": [self.namespace, text],
                 "TaggedAddresses": {"metrics": {"Address": text, "Port": garbage.len()}},
             }),
         ] {

@@ -286,9 +286,15 @@ impl Agent {
             } else {
                 "master"
             };
+            // Until there is a leader the token isn't known, and the agent's first try to pass on
+            // what it has fails with it; the next is a quarter of a minute later.
+            let agent = match policy {
+                "allow" => String::new(),
+                _ => format!("agent = \"{ROOT_TOKEN}\""),
+            };
             configuration.push(format!(
                 "acl {{ enabled = true default_policy = \"{policy}\" down_policy = \"extend-cache\" \
-                 tokens {{ {root} = \"{ROOT_TOKEN}\" agent = \"{ROOT_TOKEN}\" }} }}"
+                 tokens {{ {root} = \"{ROOT_TOKEN}\" {agent} }} }}"
             ));
         }
         if let Some(certificates) = &self.certificates {
@@ -329,6 +335,9 @@ impl Agent {
         let ready = format!("/v1/kv/ready/{}", self.name);
         if leader.len() <= 2 || self.call("PUT", &ready, "1").await?.trim() != "true" {
             return Ok(false);
+        }
+        if self.options.acl.is_some_and(|policy| policy != "allow") {
+            return Ok(true);
         }
         let node = format!("/v1/catalog/node/{}", self.name);
         Ok(self

@@ -12,9 +12,9 @@ pub(crate) fn quick(agent: SocketAddr) -> ConsulConfig {
         .to_string()
         .parse()
         .expect("an address is a host and a port");
-    config.ttl = Duration::from_secs(6);
+    config.ttl = Duration::from_secs(8);
     config.request_timeout = Duration::from_secs(4);
     config.leave_timeout = Duration::from_secs(4);
-    config.loss_hold = Duration::from_secs(15);
+    config.loss_hold = Duration::from_secs(20);
     config
 }
