@@ -373,10 +373,10 @@ impl Follower {
     fn note(&self, dirty: &mut Dirty, event: &zk::WatchedEvent) {
         use zk::EventType::{NodeChildrenChanged, NodeCreated, NodeDataChanged, NodeDeleted};
         match (self.shared.keys.place(&event.path), event.event_type) {
-            (Place::Instance(key), NodeCreated | NodeDataChanged | NodeDeleted) => {
-                if self.followed.selector.selects(&key) {
-                    dirty.instances.insert(key);
-                }
+            (Place::Instance(key), NodeCreated | NodeDataChanged | NodeDeleted)
+                if self.followed.selector.selects(&key) =>
+            {
+                dirty.instances.insert(key);
             }
             (Place::Service(service), NodeDataChanged) => {
                 dirty.notes.insert(service);
