@@ -57,7 +57,7 @@ async fn latency(cluster: &Cluster) {
     let client = start(cluster, 8).await;
     let mut seen = client.watch_service("web").await.unwrap();
     let mut plain = connect(cluster).await;
-    let lease = plain.lease_grant(60, None).await.unwrap().id();
+    let lease = plain.lease_grant(3_600, None).await.unwrap().id();
     let prefix = WatchOptions::new().with_prefix();
     let mut events = connect(cluster)
         .await
@@ -108,14 +108,14 @@ async fn throughput(cluster: &Cluster) {
         let rate = per_second(|number| {
             let (mut plain, value) = (plain.clone(), value.clone());
             async move {
-                let lease = plain.lease_grant(60, None).await.unwrap().id();
+                let lease = plain.lease_grant(3_600, None).await.unwrap().id();
                 let options = PutOptions::new().with_lease(lease);
                 let key = format!("own/{round}/{number}");
                 plain.put(key, value, Some(options)).await.unwrap();
             }
         });
         own_lease.push(rate.await);
-        let lease = plain.clone().lease_grant(60, None).await.unwrap().id();
+        let lease = plain.clone().lease_grant(3_600, None).await.unwrap().id();
         let rate = per_second(|number| {
             let (mut plain, value) = (plain.clone(), value.clone());
             async move {

@@ -161,7 +161,7 @@ macro_rules! fixture {
             }
 
             fn deadline(&self) -> Duration {
-                Duration::from_secs(180)
+                Duration::from_secs(300)
             }
         }
     };
