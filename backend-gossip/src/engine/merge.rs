@@ -42,6 +42,11 @@ impl Engine {
             self.hear_of_me(now, alive);
             return;
         }
+        if alive.address == self.identity.address {
+            // Who was here before, maybe this member itself under the name it had: it can't be here
+            // any more, and must not supersede anything.
+            return;
+        }
         let known = self.members.find(id).map(|member| {
             let newer = (alive.generation, alive.incarnation);
             (
