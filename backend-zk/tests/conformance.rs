@@ -1,5 +1,4 @@
 //! The contract, on a real ZooKeeper.
-#![allow(clippy::unwrap_used, reason = "a test fails where something does")]
 #![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
 
 mod support;

@@ -1,5 +1,4 @@
 //! Beside real Apache Curator: we see its services and it sees ours.
-#![allow(clippy::unwrap_used, reason = "a test fails where something does")]
 #![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
 
 mod support;

@@ -1,5 +1,4 @@
 //! TLS, credentials and access lists.
-#![allow(clippy::unwrap_used, reason = "a test fails where something does")]
 #![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
 
 mod support;

@@ -1,5 +1,4 @@
 //! What the backend makes of faults, on real ZooKeeper. Each test shows that its fault happened.
-#![allow(clippy::unwrap_used, reason = "a test fails where something does")]
 #![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
 
 #[path = "../support/mod.rs"]
