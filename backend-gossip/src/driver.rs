@@ -9,7 +9,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tidings_api::{Freshness, Health, Instance, InstanceKey, Removal, Result, Selector, Watch};
+use tidings_api::{
+    Freshness, Health, Instance, InstanceKey, Publisher, Removal, Result, Selector, Watch,
+};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
@@ -96,6 +98,7 @@ pub(crate) struct Parts {
     pub(crate) net: Net,
     pub(crate) seeds: Seeds,
     pub(crate) engine: Engine,
+    pub(crate) publisher: Publisher,
     pub(crate) board: Arc<Board>,
     pub(crate) joined: oneshot::Sender<()>,
     pub(crate) leave_timeout: Duration,
@@ -109,7 +112,7 @@ impl Driver {
         let mut driver = Self {
             net: parts.net,
             links: Links::new(),
-            watches: Watches::new(parts.engine.freshness()),
+            watches: Watches::new(parts.publisher, parts.engine.freshness()),
             seeds: parts.seeds,
             engine: parts.engine,
             board: parts.board,
@@ -200,10 +203,8 @@ impl Driver {
         {
             *room -= 1;
             match event {
-                LinkEvent::Frame(link, frame) => {
-                    self.links.touch(now, link);
-                    self.engine.handle_link(now, link, &frame);
-                }
+                LinkEvent::Frame(link, frame) => self.engine.handle_link(now, link, &frame),
+                LinkEvent::Closed(to) => self.engine.handle_link_closed(now, to),
                 LinkEvent::Failed(to, failure) => {
                     debug!(%to, ?failure, "link failed");
                     self.engine.handle_link_failure(now, to, failure);
@@ -299,11 +300,11 @@ impl Driver {
             }
         }
         while let Some(event) = self.engine.poll_event() {
-            self.note(event);
+            self.note(now, event);
         }
     }
 
-    fn note(&mut self, event: Event) {
+    fn note(&mut self, now: Instant, event: Event) {
         match event {
             Event::Changed(service) => self.watches.changed(service),
             Event::Freshness(_) => self.refresh(),
@@ -313,6 +314,7 @@ impl Driver {
                     let _ = joined.send(());
                 }
             }
+            Event::Sentinels(addresses) => self.links.keep(now, addresses),
             Event::SeedsWanted => self.seeds.resolve(),
             Event::Superseded(key) => {
                 info!(%key, "registration superseded by a newer owner");
@@ -346,7 +348,7 @@ impl Driver {
     fn sweep(&mut self, now: Instant) {
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP_INTERVAL;
-            self.links.close_idle(now);
+            self.links.tend(now);
             self.watches.sweep();
         }
         if matches!(self.life, Life::Leaving(until) if until <= now) {
@@ -367,7 +369,7 @@ impl Driver {
 
     /// When the next turn is due at the latest.
     fn due(&self) -> Option<Instant> {
-        let sweep = self.links.stats().open > 0 || self.watches.len() > 0;
+        let sweep = self.links.want_tending() || !self.watches.is_empty();
         let leave = match self.life {
             Life::Leaving(until) => Some(until),
             Life::Open | Life::Over => None,
@@ -385,7 +387,6 @@ impl Driver {
             engine: self.engine.stats(),
             net: self.net.stats(),
             links: self.links.stats(),
-            feeds: self.watches.len(),
         }
     }
 

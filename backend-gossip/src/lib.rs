@@ -31,8 +31,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tidings_api::{
-    Bounds, Discovery, Error, Generation, Health, Instance, InstanceId, InstanceKey, Removal,
-    Result, Selector, Status, Watch,
+    Bounds, Discovery, Error, Generation, Health, Instance, InstanceId, InstanceKey, Publisher,
+    Removal, Result, Selector, Status, Watch,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::coop::unconstrained;
@@ -95,6 +95,7 @@ const VISIBLE_BOUND: Duration = Duration::from_secs(2);
 pub struct GossipDiscovery {
     local: SocketAddr,
     board: Arc<Board>,
+    publisher: Publisher,
     commands: mpsc::Sender<Command>,
 }
 
@@ -107,8 +108,6 @@ pub struct Stats {
     pub net: NetStats,
     /// The TCP links.
     pub links: LinkStats,
-    /// Selectors that are watched now, or were until a moment ago.
-    pub feeds: usize,
 }
 
 impl GossipDiscovery {
@@ -136,8 +135,12 @@ impl GossipDiscovery {
         }
 
         let enough = Instant::now() + config.join_wait;
-        seeds.resolve();
-        let resolution = timeout_at(enough, seeds.resolved()).await.ok();
+        let resolution = if seeds.is_empty() {
+            None
+        } else {
+            seeds.resolve();
+            timeout_at(enough, seeds.resolved()).await.ok()
+        };
         let resolved = resolution
             .as_ref()
             .map_or(&[][..], |found| &found.addresses);
@@ -148,10 +151,12 @@ impl GossipDiscovery {
         let (commands, waiting) = mpsc::channel(COMMANDS_WAITING_MAX);
         let engine = engine(&config, identity.clone());
         let board = Arc::new(Board::new(identity, bounds(&config, &engine)));
+        let publisher = Publisher::new();
         let parts = Parts {
             net,
             seeds,
             engine,
+            publisher: publisher.clone(),
             board: board.clone(),
             joined,
             leave_timeout: config.leave_timeout,
@@ -161,6 +166,7 @@ impl GossipDiscovery {
         let member = Self {
             local,
             board,
+            publisher,
             commands,
         };
         // Too late is no error: the driver goes on trying.
@@ -181,8 +187,14 @@ impl GossipDiscovery {
         self.local
     }
 
-    /// The members of the cluster that this one knows of, itself first among them or not, dead ones
-    /// for a while.
+    /// Number of selectors that are watched now, or were until about a second ago. All watches of
+    /// one share a subscription (WAT-8).
+    #[must_use]
+    pub fn subscriptions(&self) -> usize {
+        self.publisher.feeds()
+    }
+
+    /// The members that this one knows of, itself among them; dead ones for a while.
     ///
     /// # Errors
     /// [`Closed`](tidings_api::ErrorKind::Closed).
@@ -198,7 +210,7 @@ impl GossipDiscovery {
         self.ask(Command::Stats).await
     }
 
-    /// What tests do to this member. Works on after the handle was dropped no longer than it.
+    /// What tests can do to this member.
     #[cfg(feature = "fault-injection")]
     #[must_use]
     pub fn faults(&self) -> Faults {

@@ -1,7 +1,7 @@
 //! Links: TCP connections that carry frames, one task each.
 //!
-//! On the wire a frame is its length (`u32`, big-endian) and its bytes. A link carries frames both
-//! ways, whoever opened it. [`Links`] is the driver's side of them: it never waits, opens a link
+//! On the wire a frame is its length (`u32`, big-endian) and its bytes; an empty one says nothing
+//! but that the link is in use. A link carries frames both ways, whoever opened it. [`Links`] is the driver's side of them: it never waits, opens a link
 //! when a frame needs one, and lets neither silent nor slow peers hold more than their share. The
 //! tasks' side is in [`carrier`].
 
@@ -40,8 +40,11 @@ const FRAMES_READ_MAX: usize = 64;
 /// How long a link this member opened may be without a frame either way.
 const IDLE_OUT: Duration = Duration::from_secs(30);
 /// The same for one that a peer opened. Longer, so that it is the opener who closes: where the
-/// peer ends a link there is a reason for it, which [`carrier`] looks into.
+/// other side does, there is a reason for it that members want to know.
 const IDLE_IN: Duration = Duration::from_secs(60);
+/// A link that was lost sooner than this, twice in a row, isn't tried again: a peer without room
+/// would be asked for it for ever.
+const SHORT_LIVED: Duration = Duration::from_secs(1);
 
 /// Counters of the links (all since start).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,6 +70,8 @@ pub(crate) enum LinkEvent {
     Frame(LinkId, Vec<u8>),
     /// Nothing can be sent to this address.
     Failed(SocketAddr, LinkFailure),
+    /// The link this member had open to this address was ended from there.
+    Closed(SocketAddr),
 }
 
 /// All links of a member.
@@ -75,8 +80,10 @@ pub(crate) struct Links {
     open: HashMap<LinkId, Link>,
     /// The open link to each address this member opened one to.
     outgoing: HashMap<SocketAddr, LinkId>,
+    /// Addresses that a link is kept open to, used or not.
+    kept: Vec<SocketAddr>,
     frames: (Sender<Frame>, Receiver<Frame>),
-    tasks: JoinSet<(LinkId, End)>,
+    tasks: JoinSet<(Carrier, End)>,
     last: LinkId,
     stats: LinkStats,
     warned: bool,
@@ -92,6 +99,7 @@ impl Links {
         Self {
             open: HashMap::new(),
             outgoing: HashMap::new(),
+            kept: Vec::new(),
             frames: mpsc::channel(FRAMES_READ_MAX),
             tasks: JoinSet::new(),
             last: LinkId(0),
@@ -125,6 +133,12 @@ impl Links {
             self.stats.dropped += 1;
             trace!(?id, "frame dropped: its link is gone");
         }
+    }
+
+    /// Keeps a link open to each of these addresses, and no longer to those named before.
+    pub(crate) fn keep(&mut self, now: Instant, addresses: Vec<SocketAddr>) {
+        self.kept = addresses;
+        self.open_kept(now);
     }
 
     /// Takes a connection that a peer opened.
@@ -163,20 +177,23 @@ impl Links {
         self.received(frame)
     }
 
-    /// Notes that a link is in use: `close_idle` counts from here.
-    pub(crate) fn touch(&mut self, now: Instant, id: LinkId) {
-        if let Some(link) = self.open.get_mut(&id) {
-            link.used = now;
+    /// Closes the links that were not used for long, and keeps open those to be kept.
+    pub(crate) fn tend(&mut self, now: Instant) {
+        let idle = self.open.iter().filter(|(_, link)| link.is_idle(now));
+        for (id, to) in idle.map(|(id, link)| (*id, link.to)).collect::<Vec<_>>() {
+            if to.is_some_and(|to| self.kept.contains(&to)) {
+                self.send_over(now, id, b"");
+            } else {
+                trace!(?id, "idle link closed");
+                self.remove(id);
+            }
         }
+        self.open_kept(now);
     }
 
-    /// Closes the links that were not used for long.
-    pub(crate) fn close_idle(&mut self, now: Instant) {
-        let idle = self.open.iter().filter(|(_, link)| link.is_idle(now));
-        for id in idle.map(|(id, _)| *id).collect::<Vec<_>>() {
-            trace!(?id, "idle link closed");
-            self.remove(id);
-        }
+    /// Whether there is anything to [`tend`](Self::tend).
+    pub(crate) fn want_tending(&self) -> bool {
+        !self.open.is_empty() || !self.kept.is_empty()
     }
 
     /// Ends all links and waits until their sockets are closed.
@@ -201,9 +218,9 @@ impl Links {
         }
         self.stats.opened += 1;
         let id = if self.cut_off {
-            self.start(now, Some(to), async move |_carrier| {
+            self.start(now, Some(to), async move |carrier| {
                 tokio::time::sleep(carrier::CONNECT_TIMEOUT).await;
-                End::Failed(to, LinkFailure::Unreachable)
+                (carrier, End::Failed(LinkFailure::Unreachable))
             })
         } else {
             self.start(now, Some(to), move |carrier| carrier.open(to))
@@ -219,21 +236,22 @@ impl Links {
         run: impl FnOnce(Carrier) -> F,
     ) -> LinkId
     where
-        F: Future<Output = End> + Send + 'static,
+        F: Future<Output = (Carrier, End)> + Send + 'static,
     {
         self.last.0 += 1;
         let id = self.last;
         let (queue, frames) = mpsc::channel(FRAMES_WAITING_MAX);
         let outbox = Outbox::new(frames);
         let waiting = outbox.waiting();
-        let carried = run(Carrier::new(id, outbox, self.frames.0.clone()));
-        let task = self.tasks.spawn(async move { (id, carried.await) });
+        let carrier = Carrier::new(id, outbox, self.frames.0.clone());
         let link = Link {
             to,
             queue,
             waiting,
+            opened: now,
             used: now,
-            task,
+            lost_young: false,
+            task: self.tasks.spawn(run(carrier)),
         };
         self.open.insert(id, link);
         id
@@ -260,12 +278,15 @@ impl Links {
     }
 
     fn received(&mut self, (id, frame): Frame) -> Option<LinkEvent> {
-        (!self.cut_off).then_some(LinkEvent::Frame(id, frame))
+        if let Some(link) = self.open.get_mut(&id) {
+            link.used = Instant::now();
+        }
+        (!frame.is_empty() && !self.cut_off).then_some(LinkEvent::Frame(id, frame))
     }
 
-    fn ended(&mut self, end: Result<(LinkId, End), JoinError>) -> Option<LinkEvent> {
-        let (id, end) = match end {
-            Ok(end) => end,
+    fn ended(&mut self, ended: Result<(Carrier, End), JoinError>) -> Option<LinkEvent> {
+        let (carrier, end) = match ended {
+            Ok(ended) => ended,
             Err(error) => {
                 if error.is_panic() {
                     error!(%error, "defect: a link's task panicked");
@@ -275,23 +296,49 @@ impl Links {
                 return None;
             }
         };
-        trace!(?id, ?end, "link ended");
+        trace!(id = ?carrier.id, ?end, "link ended");
+        if matches!(end, End::Malformed) {
+            self.stats.malformed += 1;
+        }
+        let id = carrier.id;
+        let link = self.open.get_mut(&id)?;
+        let Some(to) = link.to else {
+            self.remove(id);
+            return None;
+        };
+        let waiting = carrier.is_waiting();
+        if waiting && matches!(end, End::Lost) && link.may_try_again(Instant::now()) {
+            link.task = self.tasks.spawn(carrier.open(to));
+            return Some(LinkEvent::Closed(to));
+        }
         self.remove(id);
         match end {
-            End::Closed => {}
-            End::Failed(to, failure) => return Some(LinkEvent::Failed(to, failure)),
-            End::Malformed => self.stats.malformed += 1,
-            End::Local(to, error) => {
+            End::Lost if waiting => Some(LinkEvent::Failed(to, LinkFailure::Unreachable)),
+            End::Lost => Some(LinkEvent::Closed(to)),
+            End::Failed(LinkFailure::Unreachable) if !waiting => None,
+            End::Failed(failure) => Some(LinkEvent::Failed(to, failure)),
+            End::Local(error) => {
                 if !std::mem::replace(&mut self.warned, true) {
                     warn!(%to, %error, "no link can be opened from this machine (said once)");
                 }
+                None
+            }
+            End::Done | End::Malformed => None,
+        }
+    }
+
+    fn open_kept(&mut self, now: Instant) {
+        for to in self.kept.clone() {
+            if !self.outgoing.contains_key(&to) {
+                self.connect(now, to);
             }
         }
-        None
     }
 
     fn evict(&mut self, among: impl Fn(&Link) -> bool) {
-        let candidates = self.open.iter().filter(|(_, link)| among(link));
+        let kept = |link: &Link| link.to.is_some_and(|to| self.kept.contains(&to));
+        let candidates = self.open.iter();
+        let candidates = candidates.filter(|(_, link)| among(link) && !kept(link));
         let oldest = candidates.min_by_key(|(_, link)| link.used);
         let oldest = oldest.map(|(id, _)| *id);
         if let Some(link) = oldest.and_then(|id| self.remove(id)) {
@@ -318,7 +365,10 @@ struct Link {
     queue: Sender<Vec<u8>>,
     /// Bytes in the queue and not written yet; the task counts down.
     waiting: Arc<AtomicUsize>,
+    opened: Instant,
     used: Instant,
+    /// Whether the last connection of this link was lost soon after it was opened.
+    lost_young: bool,
     task: AbortHandle,
 }
 
@@ -339,6 +389,14 @@ impl Link {
                 TrySendError::Closed(_) => TrySendError::Closed(()),
             }
         })
+    }
+
+    /// Whether a link that was lost may be opened once more, for what waits there.
+    fn may_try_again(&mut self, now: Instant) -> bool {
+        let young = now.saturating_duration_since(self.opened) < SHORT_LIVED;
+        let twice = young && self.lost_young;
+        (self.opened, self.lost_young) = (now, young);
+        !twice
     }
 
     fn is_idle(&self, now: Instant) -> bool {

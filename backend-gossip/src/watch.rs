@@ -25,9 +25,9 @@ pub(crate) struct Watches {
 }
 
 impl Watches {
-    pub(crate) fn new(freshness: Freshness) -> Self {
+    pub(crate) fn new(publisher: Publisher, freshness: Freshness) -> Self {
         Self {
-            publisher: Publisher::new(),
+            publisher,
             feeds: HashMap::new(),
             changed: BTreeSet::new(),
             freshness,
@@ -92,9 +92,9 @@ impl Watches {
         self.sweep_at = (2 * self.feeds.len()).max(FEEDS_SWEPT_MIN);
     }
 
-    /// Number of selectors that are watched, or were until the last sweep.
-    pub(crate) fn len(&self) -> usize {
-        self.feeds.len()
+    /// Whether there is nothing to [`sweep`](Self::sweep).
+    pub(crate) fn is_empty(&self) -> bool {
+        self.feeds.is_empty()
     }
 
     /// Ends all watches: readers get what was published, then the end.

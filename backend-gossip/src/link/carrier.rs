@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -27,29 +27,27 @@ const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 /// broken. Without it a lost host would swallow frames for a quarter of an hour.
 #[cfg(target_os = "linux")]
 const UNCONFIRMED_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection that the peer ends sooner than this, so many times in a row, isn't tried again: a
-/// peer that has no room would be asked for it for ever.
-const SHORT_LIVED: Duration = Duration::from_secs(1);
-const SHORT_LIVED_MAX: u32 = 2;
 /// Bytes read at once: several small frames.
 const READ_BUFFER_BYTES: usize = 4096;
 
-/// How a link ended.
+/// How the task of a link ended.
 #[derive(Debug)]
 pub(super) enum End {
-    /// Everything was written, and one side let go.
-    Closed,
-    /// The peer is not there, or lost what was not written yet.
-    Failed(SocketAddr, LinkFailure),
-    /// This machine lacks what it takes: descriptors, ports, memory. Says nothing of the peer.
-    Local(SocketAddr, io::Error),
+    /// The driver let go, and everything is written.
+    Done,
+    /// The peer let go or fell silent, or the network broke.
+    Lost,
     /// What came was no frame.
     Malformed,
+    /// It could not be opened, for a reason on the peer's side or on the way.
+    Failed(LinkFailure),
+    /// It could not be opened since this machine lacks what it takes: descriptors, ports, memory.
+    Local(io::Error),
 }
 
-/// One link, as its task sees it.
+/// One link, as its task sees it. When the task ends it gives it back, with what was not written.
 pub(super) struct Carrier {
-    id: LinkId,
+    pub(super) id: LinkId,
     outbox: Outbox,
     frames: Sender<Frame>,
 }
@@ -59,64 +57,37 @@ impl Carrier {
         Self { id, outbox, frames }
     }
 
-    /// Carries what goes to and comes from `to`.
-    ///
-    /// Where the peer ends the link, connecting again tells why: its process has ended, which the
-    /// others want to know at once; or it restarted, and takes what it missed.
-    pub(super) async fn open(mut self, to: SocketAddr) -> End {
-        let mut short_lived = 0;
-        loop {
-            let stream = match connect(to).await {
-                Ok(stream) => stream,
-                Err(End::Failed(_, LinkFailure::Unreachable)) if self.outbox.close() => {
-                    return End::Closed;
-                }
-                Err(end) => return end,
-            };
-            let opened = Instant::now();
-            match self.exchange(stream).await {
-                Exchange::Done => return End::Closed,
-                Exchange::Malformed => return End::Malformed,
-                Exchange::Lost if opened.elapsed() >= SHORT_LIVED => short_lived = 0,
-                Exchange::Lost => short_lived += 1,
-            }
-            if short_lived >= SHORT_LIVED_MAX {
-                return if self.outbox.close() {
-                    End::Closed
-                } else {
-                    End::Failed(to, LinkFailure::Unreachable)
-                };
-            }
-        }
+    /// Opens a connection to `to`, and carries what goes there and comes from there.
+    pub(super) async fn open(mut self, to: SocketAddr) -> (Self, End) {
+        let end = match connect(to).await {
+            Ok(stream) => self.exchange(stream).await,
+            Err(end) => end,
+        };
+        (self, end)
     }
 
     /// Carries what comes and goes over a connection that the peer opened.
-    pub(super) async fn serve(mut self, stream: TcpStream) -> End {
+    pub(super) async fn serve(mut self, stream: TcpStream) -> (Self, End) {
         // An option that can't be set costs speed, not correctness.
         let _ = configure(&stream);
-        match self.exchange(stream).await {
-            Exchange::Done | Exchange::Lost => End::Closed,
-            Exchange::Malformed => End::Malformed,
-        }
+        let end = self.exchange(stream).await;
+        (self, end)
     }
 
-    async fn exchange(&mut self, mut stream: TcpStream) -> Exchange {
+    /// Whether something is not written yet.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.outbox.current.is_some() || !self.outbox.queue.is_empty()
+    }
+
+    async fn exchange(&mut self, mut stream: TcpStream) -> End {
         let (reader, writer) = stream.split();
         tokio::select! {
+            // Reading first: what is written after the peer's end is known would be lost.
+            biased;
             end = read_frames(reader, self.id, &self.frames) => end,
             end = write_frames(writer, &mut self.outbox) => end,
         }
     }
-}
-
-/// How the use of one connection ended.
-enum Exchange {
-    /// The driver let go, and everything is written.
-    Done,
-    /// The peer let go or fell silent, or the network broke.
-    Lost,
-    /// What came was no frame.
-    Malformed,
 }
 
 /// What waits to be written.
@@ -141,8 +112,8 @@ impl Outbox {
         self.waiting.clone()
     }
 
-    /// The frame to write, until [`written`](Self::written) says it is; `None` after the driver
-    /// let go. Cancel-safe.
+    /// The frame to write, until [`written`](Self::written) says that it is; `None` after the
+    /// driver let go. Cancel-safe.
     async fn next(&mut self) -> Option<&[u8]> {
         if self.current.is_none() {
             self.current = Some(self.queue.recv().await?);
@@ -154,13 +125,6 @@ impl Outbox {
         if let Some(frame) = self.current.take() {
             self.waiting.fetch_sub(frame.len(), Ordering::Relaxed);
         }
-    }
-
-    /// Takes nothing more, so that the driver opens another link for what comes. Answers whether
-    /// everything is written.
-    fn close(&mut self) -> bool {
-        self.queue.close();
-        self.current.is_none() && self.queue.is_empty()
     }
 }
 
@@ -190,21 +154,20 @@ async fn connect(to: SocketAddr) -> Result<TcpStream, End> {
         configure(&stream)?;
         Ok::<_, io::Error>(stream)
     };
-    let failed = |failure| End::Failed(to, failure);
     match timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(match error.kind() {
-            io::ErrorKind::ConnectionRefused => failed(LinkFailure::Refused),
+            io::ErrorKind::ConnectionRefused => End::Failed(LinkFailure::Refused),
             io::ErrorKind::TimedOut
             | io::ErrorKind::HostUnreachable
             | io::ErrorKind::NetworkUnreachable
             | io::ErrorKind::NetworkDown
             | io::ErrorKind::ConnectionReset
             | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::NotConnected => failed(LinkFailure::Unreachable),
-            _ => End::Local(to, error),
+            | io::ErrorKind::NotConnected => End::Failed(LinkFailure::Unreachable),
+            _ => End::Local(error),
         }),
-        Err(_) => Err(failed(LinkFailure::Unreachable)),
+        Err(_) => Err(End::Failed(LinkFailure::Unreachable)),
     }
 }
 
@@ -216,20 +179,20 @@ fn configure(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-async fn read_frames(reader: ReadHalf<'_>, id: LinkId, frames: &Sender<Frame>) -> Exchange {
+async fn read_frames(reader: ReadHalf<'_>, id: LinkId, frames: &Sender<Frame>) -> End {
     let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
     loop {
         // No deadline between frames: the driver closes what is idle.
         if !reader.fill_buf().await.is_ok_and(|bytes| !bytes.is_empty()) {
-            return Exchange::Lost;
+            return End::Lost;
         }
         let frame = match timeout(FRAME_TIMEOUT, read_frame(&mut reader)).await {
             Ok(Ok(Some(frame))) => frame,
-            Ok(Ok(None)) => return Exchange::Malformed,
-            Ok(Err(_)) | Err(_) => return Exchange::Lost,
+            Ok(Ok(None)) => return End::Malformed,
+            Ok(Err(_)) | Err(_) => return End::Lost,
         };
         if frames.send((id, frame)).await.is_err() {
-            return Exchange::Done;
+            return End::Done;
         }
     }
 }
@@ -249,12 +212,12 @@ async fn read_frame(reader: &mut BufReader<ReadHalf<'_>>) -> io::Result<Option<V
     Ok(Some(frame))
 }
 
-async fn write_frames(mut writer: WriteHalf<'_>, outbox: &mut Outbox) -> Exchange {
+async fn write_frames(mut writer: WriteHalf<'_>, outbox: &mut Outbox) -> End {
     while let Some(frame) = outbox.next().await {
         match timeout(FRAME_TIMEOUT, writer.write_all(frame)).await {
             Ok(Ok(())) => outbox.written(),
-            Ok(Err(_)) | Err(_) => return Exchange::Lost,
+            Ok(Err(_)) | Err(_) => return End::Lost,
         }
     }
-    Exchange::Done
+    End::Done
 }

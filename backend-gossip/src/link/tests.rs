@@ -33,14 +33,12 @@ async fn frames_go_both_ways_over_one_link() {
     let (mut a, mut b) = (Links::new(), Links::new());
     let now = Instant::now();
     a.send(now, addr, b"one");
-    a.send(now, addr, b"");
     let (stream, _) = listener.accept().await.unwrap();
     b.accept(now, stream);
     let LinkEvent::Frame(link, frame) = next(&mut b).await else {
         panic!("no frame");
     };
     assert_eq!(frame, b"one");
-    assert!(matches!(next(&mut b).await, LinkEvent::Frame(_, frame) if frame.is_empty()));
     let large = vec![7; LINK_FRAME_BYTES_MAX];
     b.reply(now, link, &large);
     assert!(matches!(next(&mut a).await, LinkEvent::Frame(_, frame) if frame == large));
@@ -71,6 +69,12 @@ async fn the_end_of_a_peer_is_noticed_without_sending() {
     drop((listener, stream));
     let event = next(&mut links).await;
     assert!(
+        matches!(event, LinkEvent::Closed(to) if to == addr),
+        "{event:?}"
+    );
+    links.send(Instant::now(), addr, b"are you there?");
+    let event = next(&mut links).await;
+    assert!(
         matches!(event, LinkEvent::Failed(to, LinkFailure::Refused) if to == addr),
         "{event:?}"
     );
@@ -78,21 +82,38 @@ async fn the_end_of_a_peer_is_noticed_without_sending() {
 
 #[tokio::test]
 async fn a_peer_that_restarted_takes_what_it_missed() {
+    const FRAMES: u8 = 14;
     let (listener, addr) = listen().await;
     let mut links = Links::new();
-    links.send(Instant::now(), addr, b"before");
-    let (mut stream, _) = listener.accept().await.unwrap();
-    stream.read_exact(&mut [0; 10]).await.unwrap();
-    drop(stream);
-    let again = async {
+    // More than the socket's buffers hold, so that some of it waits.
+    for number in 0..FRAMES {
+        links.send(Instant::now(), addr, &vec![number; LINK_FRAME_BYTES_MAX]);
+    }
+    let peer = async {
         let (mut stream, _) = listener.accept().await.unwrap();
-        links.send(Instant::now(), addr, b"after");
-        let mut framed = [0; 9];
-        stream.read_exact(&mut framed).await.unwrap();
-        assert_eq!(&framed[4..], b"after");
+        stream.read_exact(&mut [0; 10]).await.unwrap();
+        drop(stream);
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut framed = vec![0; 4 + LINK_FRAME_BYTES_MAX];
+        let mut numbers = Vec::new();
+        while numbers.last() != Some(&(FRAMES - 1)) {
+            stream.read_exact(&mut framed).await.unwrap();
+            numbers.push(framed[4]);
+        }
+        numbers
     };
-    timeout(LONG, again).await.unwrap();
-    assert_eq!(links.stats().opened, 1);
+    let (event, numbers) = timeout(LONG, async { tokio::join!(links.next(), peer) })
+        .await
+        .unwrap();
+    assert!(
+        matches!(event, LinkEvent::Closed(to) if to == addr),
+        "{event:?}"
+    );
+    assert!(numbers.len() > 1, "{numbers:?}");
+    assert!(
+        numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]),
+        "{numbers:?}"
+    );
 }
 
 #[tokio::test]
@@ -108,13 +129,18 @@ async fn a_peer_that_always_hangs_up_is_unreachable_in_the_end() {
             let _ = listener.accept().await.unwrap();
         }
     };
-    let event = tokio::select! {
-        event = next(&mut links) => event,
+    let events = async {
+        let first = next(&mut links).await;
+        assert!(matches!(first, LinkEvent::Closed(_)), "{first:?}");
+        next(&mut links).await
+    };
+    let second = tokio::select! {
+        event = events => event,
         () = hang_up => unreachable!(),
     };
     assert!(
-        matches!(event, LinkEvent::Failed(_, LinkFailure::Unreachable)),
-        "{event:?}"
+        matches!(second, LinkEvent::Failed(_, LinkFailure::Unreachable)),
+        "{second:?}"
     );
 }
 
@@ -176,12 +202,36 @@ async fn idle_links_are_closed_by_their_opener() {
     b.accept(now, listener.accept().await.unwrap().0);
     next(&mut b).await;
     for links in [&mut a, &mut b] {
-        links.close_idle(now + IDLE_OUT - Duration::from_secs(1));
+        links.tend(now + IDLE_OUT - Duration::from_secs(1));
         assert_eq!(links.stats().open, 1);
-        links.close_idle(now + IDLE_OUT);
+        links.tend(now + IDLE_OUT);
     }
     assert_eq!((a.stats().open, b.stats().open), (0, 1));
     until(&mut b, |stats| stats.open == 0).await;
+}
+
+#[tokio::test]
+async fn a_kept_link_is_opened_and_stays_open() {
+    let (listener, addr) = listen().await;
+    let (mut a, mut b) = (Links::new(), Links::new());
+    let start = Instant::now();
+    a.keep(start, vec![addr]);
+    b.accept(start, listener.accept().await.unwrap().0);
+    for idle in 1..=4 {
+        a.tend(start + idle * IDLE_OUT);
+        assert!(timeout(Duration::from_millis(50), b.next()).await.is_err());
+        assert_eq!((a.stats().open, b.stats().open), (1, 1));
+    }
+    a.keep(start, Vec::new());
+    a.tend(start + 5 * IDLE_OUT);
+    assert_eq!(a.stats().open, 0);
+    until(&mut b, |stats| stats.open == 0).await;
+
+    a.keep(start, vec![addr]);
+    drop(listener.accept().await.unwrap());
+    assert!(matches!(next(&mut a).await, LinkEvent::Closed(to) if to == addr));
+    a.tend(start);
+    listener.accept().await.unwrap();
 }
 
 #[tokio::test]
