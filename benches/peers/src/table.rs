@@ -34,16 +34,18 @@ enum Unit {
     Plain,
 }
 
+type Figure = Box<dyn Fn(&Run) -> Option<f64>>;
+
 /// A row of the comparison. What is smaller is better.
 struct Measure {
     label: String,
     unit: Unit,
-    of: Box<dyn Fn(&Run) -> Option<f64>>,
+    of: Figure,
 }
 
 fn measures(runs: &[&Run]) -> Vec<Measure> {
     let mut measures = Vec::new();
-    let mut add = |label: &str, unit: Unit, of: Box<dyn Fn(&Run) -> Option<f64>>| {
+    let mut add = |label: &str, unit: Unit, of: Figure| {
         measures.push(Measure {
             label: label.to_owned(),
             unit,

@@ -9,7 +9,7 @@ mod foca;
 mod memberlist;
 mod serf;
 mod serf_go;
-//mod tidings;
+mod tidings;
 
 /// TCP ports over which the harness itself talks to nodes; loss spares them.
 pub(crate) const SPARED_PORTS: [u16; 1] = [serf_go::RPC_PORT];
@@ -53,7 +53,7 @@ impl Subject {
     /// Makes it ready to start about `nodes` nodes.
     pub(crate) fn peer(self, nodes: usize) -> Box<dyn Peer> {
         match self {
-            Self::Ours => unimplemented!(),
+            Self::Ours => Box::new(tidings::Tidings),
             Self::Foca => Box::new(foca::FocaPeer::new(nodes)),
             Self::Chitchat => Box::new(chitchat::ChitchatPeer),
             Self::Memberlist => Box::new(memberlist::MemberlistPeer),
