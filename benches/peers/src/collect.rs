@@ -7,6 +7,7 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, Result};
 use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
 use crate::namespace::{ISOLATED, Isolation};
@@ -42,7 +43,12 @@ pub(crate) async fn measure(options: &Options) -> Result<Vec<Run>> {
         for peer in &options.peers {
             eprintln!("== {} with {n} nodes", peer.key());
             let run = run_child(options, isolation, *peer, *n, &mut lines);
-            let problem = match timeout(options.limit, run).await {
+            let run = tokio::select! {
+                run = timeout(options.limit, run) => run,
+                // Returning ends the run, and all that runs in its namespaces.
+                () = interrupted() => anyhow::bail!("interrupted"),
+            };
+            let problem = match run {
                 Ok(Ok(())) => continue,
                 Ok(Err(error)) => format!("{error:#}"),
                 Err(_) => format!("ended after {:?}", options.limit),
@@ -97,6 +103,19 @@ async fn run_child(
     let status = child.wait().await?;
     anyhow::ensure!(status.success(), "{status}");
     Ok(())
+}
+
+async fn interrupted() {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
 }
 
 /// Everything told so far, in the file as well.

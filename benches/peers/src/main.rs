@@ -6,6 +6,7 @@ use clap::Parser as _;
 mod board;
 mod cluster;
 mod collect;
+mod measures;
 mod namespace;
 mod options;
 mod peer;

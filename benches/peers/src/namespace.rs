@@ -78,23 +78,34 @@ pub(crate) async fn lose(percent: u8) -> Result<(), String> {
     let probability = format!("{:.2}", f64::from(percent) / 100.0);
     let statistic = ["-m", "statistic", "--mode", "random", "--probability"];
     let rule = [&["-A", "INPUT", "-i", "lo"][..], &statistic].concat();
-    firewall(&[&rule[..], &[&probability, "-j", "DROP"]].concat()).await
+    firewall(&[&rule[..], &[&probability, "-j", "DROP"]].concat())
+        .await
+        .map(drop)
 }
 
-/// Loses nothing any more.
-pub(crate) async fn restore() -> Result<(), String> {
-    firewall(&["-F", "INPUT"]).await
+/// Loses nothing any more, and answers how many packets were lost.
+pub(crate) async fn restore() -> Result<u64, String> {
+    let rules = firewall(&["-L", "INPUT", "-v", "-x", "-n"]).await?;
+    firewall(&["-F", "INPUT"]).await?;
+    Ok(rules.lines().filter_map(dropped).sum())
+}
+
+/// The first figure of a rule that drops: `  12  480 DROP  all …`
+fn dropped(rule: &str) -> Option<u64> {
+    let mut fields = rule.split_whitespace();
+    let packets = fields.next()?.parse().ok()?;
+    (fields.nth(1) == Some("DROP")).then_some(packets)
 }
 
 /// Rules are added in a network namespace of our own or not at all.
-async fn firewall(arguments: &[&str]) -> Result<(), String> {
+async fn firewall(arguments: &[&str]) -> Result<String, String> {
     if std::env::var_os(ISOLATED).is_none() {
         return Err("not in a network namespace of its own".to_owned());
     }
     let output = Command::new(FIREWALL).args(arguments).output().await;
     let output = output.map_err(|error| format!("{FIREWALL}: {error}"))?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let reason = String::from_utf8_lossy(&output.stderr);
     Err(format!("{FIREWALL}: {}", reason.trim()))
@@ -102,3 +113,22 @@ async fn firewall(arguments: &[&str]) -> Result<(), String> {
 
 /// Set for runs that have a network namespace of their own.
 pub(crate) const ISOLATED: &str = "PEERS_ISOLATED";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropped_packets_are_read_from_the_rules() {
+        let rule = "      12      480 DROP       all  --  lo     *       0.0.0.0/0  statistic mode";
+        assert_eq!(dropped(rule), Some(12));
+        assert_eq!(
+            dropped("       7      300 ACCEPT     tcp  --  *      *"),
+            None
+        );
+        assert_eq!(
+            dropped("Chain INPUT (policy ACCEPT 5 packets, 200 bytes)"),
+            None
+        );
+    }
+}

@@ -20,8 +20,8 @@ pub(crate) struct Options {
                               Subject::Serf, Subject::SerfGo])]
     pub(crate) peers: Vec<Subject>,
 
-    /// Cluster sizes
-    #[arg(long, value_delimiter = ',', default_values_t = [5, 25, 100])]
+    /// Cluster sizes, at least 2
+    #[arg(long, value_delimiter = ',', default_values_t = [5, 25, 100], value_parser = size)]
     pub(crate) n: Vec<usize>,
 
     /// Longest time for one subject at one size, in seconds; it is ended then, and what it has
@@ -56,7 +56,7 @@ pub(crate) struct RunOptions {
     #[arg(long, value_enum)]
     pub(crate) peer: Subject,
 
-    #[arg(long)]
+    #[arg(long, value_parser = size)]
     pub(crate) n: usize,
 
     #[command(flatten)]
@@ -137,6 +137,13 @@ impl Work {
         ];
         arguments.extend(rng_seed.map(|seed| format!("--rng-seed={seed}")));
         arguments
+    }
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(size @ 2..) => Ok(size),
+        _ => Err("accepted is a number from 2".to_owned()),
     }
 }
 

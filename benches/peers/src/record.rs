@@ -43,12 +43,16 @@ pub(crate) enum Record {
         packets: u64,
         cpu: f64,
         rss_kib: f64,
+        /// Of it heap and stacks.
+        anonymous_kib: f64,
         falsely: Falsely,
     },
     /// Packets were lost at random.
     Loss {
         percent: u8,
         seconds: f64,
+        /// How many packets were.
+        dropped: u64,
         falsely: Falsely,
         /// Until everybody saw everybody again, once nothing was lost any more.
         healed: Option<f64>,

@@ -10,7 +10,7 @@ use crate::cluster::Cluster;
 use crate::namespace;
 use crate::options::{RunOptions, Work};
 use crate::record::{Falsely, Record, What, milliseconds};
-use crate::usage::{Usage, resident_kib};
+use crate::usage::{Memory, Usage};
 
 /// Longest pause between two changes, drawn at random, so that they meet ticks at any phase.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -40,7 +40,7 @@ pub(crate) async fn run(options: &RunOptions) -> Result<()> {
         cluster: Cluster::new(peer.peer(*n), *n + replacements + 1),
         work,
         rng: fastrand::Rng::with_seed(rng_seed),
-        memory_before: resident_kib(&[])?,
+        memory_before: Memory::now(&[])?,
     };
     run.cold_start(*n).await?;
     sleep(work.settle).await;
@@ -57,7 +57,7 @@ struct Run<'a> {
     cluster: Cluster,
     work: &'a Work,
     rng: fastrand::Rng,
-    memory_before: f64,
+    memory_before: Memory,
 }
 
 impl Run<'_> {
@@ -131,20 +131,21 @@ impl Run<'_> {
         let base = if pids.is_empty() {
             self.memory_before
         } else {
-            0.0
+            Memory::default()
         };
         let verdicts = self.cluster.verdicts().await;
         self.cluster.board().take_false_downs();
         let before = Usage::now(&pids)?;
         sleep(self.work.idle).await;
         let after = Usage::now(&pids)?;
-        let rss = resident_kib(&pids)? - base;
+        let memory = Memory::now(&pids)?;
         Record::Idle {
             seconds: (after.at - before.at).as_secs_f64(),
             bytes: after.bytes - before.bytes,
             packets: after.packets - before.packets,
             cpu: milliseconds(after.cpu.saturating_sub(before.cpu)),
-            rss_kib: rss,
+            rss_kib: memory.all - base.all,
+            anonymous_kib: memory.anonymous - base.anonymous,
             falsely: self.falsely(verdicts).await,
         }
         .emit()
@@ -206,14 +207,16 @@ impl Run<'_> {
         }
         sleep(self.work.loss_time).await;
         let falsely = self.falsely(verdicts).await;
-        if let Err(reason) = namespace::restore().await {
-            return Ok(Err(reason));
-        }
+        let dropped = match namespace::restore().await {
+            Ok(dropped) => dropped,
+            Err(reason) => return Ok(Err(reason)),
+        };
         self.cluster.board().expect(Goal::Everyone);
         let healed = self.cluster.board().reached(self.work.wait).await;
         Record::Loss {
             percent,
             seconds: self.work.loss_time.as_secs_f64(),
+            dropped,
             falsely,
             healed: (healed.missed == 0)
                 .then(|| healed.times.first().copied().map_or(0.0, milliseconds)),

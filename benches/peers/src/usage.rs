@@ -38,15 +38,30 @@ impl Usage {
 }
 
 /// Resident memory in KiB.
-pub(crate) fn resident_kib(pids: &[u32]) -> Result<f64> {
-    let mut sum = 0.0;
-    for process in processes(pids) {
-        let status = fs::read_to_string(format!("/proc/{process}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.split_whitespace().next());
-        sum += kib.context("no VmRSS")?.parse::<f64>()?;
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Memory {
+    pub(crate) all: f64,
+    /// Heap and stacks: without the program's own code, which is paged in as it runs.
+    pub(crate) anonymous: f64,
+}
+
+impl Memory {
+    /// Of these processes, or of this one where there are none.
+    pub(crate) fn now(pids: &[u32]) -> Result<Self> {
+        let mut sum = Self::default();
+        for process in processes(pids) {
+            let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+            sum.all += kib(&status, "VmRSS:")?;
+            sum.anonymous += kib(&status, "RssAnon:")?;
+        }
+        Ok(sum)
     }
-    Ok(sum)
+}
+
+fn kib(status: &str, field: &str) -> Result<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    let kib = line.and_then(|line| line.split_whitespace().next());
+    Ok(kib.with_context(|| format!("no {field}"))?.parse()?)
 }
 
 fn processes(pids: &[u32]) -> Vec<String> {
@@ -87,6 +102,8 @@ mod tests {
         assert_eq!(loopback(devices).unwrap(), (5, 1234));
         let stat = "7 (a (b) c) S 1 7 7 0 -1 4194560 100 0 0 0 12 30 0 0 20 0 3 0 1 2 3";
         assert_eq!(cpu_ticks(stat), Some(42));
-        assert!(resident_kib(&[]).unwrap() > 100.0);
+        let status = "Name:\ta\nVmRSS:\t    1500 kB\nRssAnon:\t     300 kB\n";
+        assert_eq!(kib(status, "RssAnon:").unwrap(), 300.0);
+        assert!(Memory::now(&[]).unwrap().all > 100.0);
     }
 }

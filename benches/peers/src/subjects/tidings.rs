@@ -99,7 +99,9 @@ impl Node for TidingsNode {
 
     async fn alive(&self) -> Result<Vec<usize>> {
         let view = self.member.resolve(SERVICE).await?;
-        let spots = view.iter().filter_map(|instance| Spot::named(instance.id().as_str()));
+        let spots = view
+            .iter()
+            .filter_map(|instance| Spot::named(instance.id().as_str()));
         Ok(spots.map(|spot| spot.0).collect())
     }
 
