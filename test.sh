@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Runs every test of the workspace and closes with the test runner's summary.
 #
-# What it needs is a Rust toolchain (1.88 or later) and a C linker. On Debian, as root, it installs
-# what is missing and says so; elsewhere it says what is missing.
+# It needs a Rust toolchain (1.88 or later), a C compiler, protoc, and, for the tests of the server
+# backends, etcd, ZooKeeper and Consul. On Debian, as root, it installs what is missing and says so;
+# elsewhere it says what is missing. Tests of a server that isn't there show as ignored.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -15,11 +16,18 @@ command -v cargo >/dev/null ||
     fail "cargo is not on the PATH: install Rust 1.88 or later, https://rust-lang.org/tools/install"
 
 if ! command -v cc >/dev/null; then
-    can_install || fail "no C linker (cc) is on the PATH: install gcc or clang"
-    say "installing a C linker: apt-get install gcc libc6-dev"
+    can_install || fail "no C compiler (cc) is on the PATH: install gcc or clang"
+    say "installing a C compiler: apt-get install gcc libc6-dev"
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev
 fi
+
+if can_install; then
+    say "servers for the tests"
+    scripts/install-servers.sh || say "not all servers could be installed; their tests are ignored"
+fi
+command -v protoc >/dev/null ||
+    fail "protoc is not on the PATH, which the etcd client needs to build (Debian: protobuf-compiler libprotobuf-dev)"
 
 say "documentation tests"
 cargo test --workspace --all-features --doc

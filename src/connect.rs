@@ -4,8 +4,14 @@ use std::sync::Arc;
 
 use tidings_api::config::{Options, shown};
 use tidings_api::{Discovery, DiscoveryUrl, Error, Result};
+#[cfg(feature = "consul")]
+use tidings_consul::{ConsulConfig, ConsulDiscovery};
+#[cfg(feature = "etcd")]
+use tidings_etcd::{EtcdConfig, EtcdDiscovery};
 #[cfg(feature = "gossip")]
 use tidings_gossip::{GossipConfig, GossipDiscovery};
+#[cfg(feature = "zk")]
+use tidings_zk::{ZkConfig, ZkDiscovery};
 
 use crate::Config;
 use crate::memory::MemoryConfig;
@@ -39,9 +45,15 @@ where
 /// The checked configuration of a backend that is compiled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Backend {
+    #[cfg(feature = "consul")]
+    Consul(ConsulConfig),
+    #[cfg(feature = "etcd")]
+    Etcd(EtcdConfig),
     #[cfg(feature = "gossip")]
     Gossip(GossipConfig),
     Memory(MemoryConfig),
+    #[cfg(feature = "zk")]
+    Zk(ZkConfig),
 }
 
 /// Where a configuration comes from.
@@ -56,15 +68,29 @@ const ALL: &[&str] = &["consul", "etcd", "gossip", "memory", "zk"];
 
 /// Those that are compiled in.
 pub(crate) const COMPILED_IN: &[&str] = &[
+    #[cfg(feature = "consul")]
+    "consul",
+    #[cfg(feature = "etcd")]
+    "etcd",
     #[cfg(feature = "gossip")]
     "gossip",
     "memory",
+    #[cfg(feature = "zk")]
+    "zk",
 ];
 
 impl Backend {
     /// Reads the configuration of the backend of this name. The one place that knows all names.
     pub(crate) fn read(name: &str, source: Source<'_>) -> Result<Self> {
         match name {
+            #[cfg(feature = "consul")]
+            "consul" => source
+                .read(ConsulConfig::from_url, ConsulConfig::from_options)
+                .map(Self::Consul),
+            #[cfg(feature = "etcd")]
+            "etcd" => source
+                .read(EtcdConfig::from_url, EtcdConfig::from_options)
+                .map(Self::Etcd),
             #[cfg(feature = "gossip")]
             "gossip" => source
                 .read(GossipConfig::from_url, GossipConfig::from_options)
@@ -72,6 +98,10 @@ impl Backend {
             "memory" => source
                 .read(MemoryConfig::from_url, MemoryConfig::from_options)
                 .map(Self::Memory),
+            #[cfg(feature = "zk")]
+            "zk" => source
+                .read(ZkConfig::from_url, ZkConfig::from_options)
+                .map(Self::Zk),
             _ if ALL.contains(&name) => Err(Error::invalid_config(format!(
                 "backend \"{name}\" is not compiled in: enable the feature \"{name}\" of the crate \
                  \"tidings\" (compiled in: {})",
@@ -87,9 +117,15 @@ impl Backend {
 
     async fn start(self) -> Result<Arc<dyn Discovery>> {
         match self {
+            #[cfg(feature = "consul")]
+            Self::Consul(config) => Ok(Arc::new(ConsulDiscovery::start(config).await?)),
+            #[cfg(feature = "etcd")]
+            Self::Etcd(config) => Ok(Arc::new(EtcdDiscovery::start(config).await?)),
             #[cfg(feature = "gossip")]
             Self::Gossip(config) => Ok(Arc::new(GossipDiscovery::start(config).await?)),
             Self::Memory(config) => Ok(Arc::new(config.registry().connect())),
+            #[cfg(feature = "zk")]
+            Self::Zk(config) => Ok(Arc::new(ZkDiscovery::start(config).await?)),
         }
     }
 }

@@ -60,6 +60,7 @@
 //! | backend | for |
 //! |---|---|
 //! | `gossip` | production without a server: every process that uses it is the registry. The default feature. |
+//! | `etcd`, `zk`, `consul` | a service that has outgrown gossip, or lives beside others that use these. |
 //! | `memory` | tests and single-process programs. Always there. `memory://NAME` is shared by all who use the name. |
 //!
 //! A configuration file and the environment say the same as a URL; see [`Config`]:
@@ -91,8 +92,14 @@ pub use connect::connect;
 
 mod memory;
 
+#[cfg(feature = "consul")]
+pub use tidings_consul as consul;
+#[cfg(feature = "etcd")]
+pub use tidings_etcd as etcd;
 #[cfg(feature = "gossip")]
 pub use tidings_gossip as gossip;
+#[cfg(feature = "zk")]
+pub use tidings_zk as zk;
 
 pub use tidings_api::{
     Address, Bounds, Change, Changes, Connection, Discovery, DiscoveryExt, DiscoveryUrl, Error,

@@ -1,0 +1,537 @@
+//! Brings one key to the server, and keeps it there.
+//!
+//! The node is ephemeral, of the handle's session. Who has it is decided by the generation in it,
+//! never by who came last:
+//!
+//! * nobody: it is created;
+//! * this session: its data is set, with the version that was read;
+//! * an earlier session of this handle, or somebody older: it is replaced, by one transaction that
+//!   checks that neither node nor service has changed since they were read;
+//! * somebody newer: this registration is superseded.
+//!
+//! What was written is looked at again, with a watch: whatever happens to the node afterwards, by
+//! whomever, starts the next look. The outcome of a request that is not answered is not known; it
+//! is found out by looking, and never assumed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidings_api::{Generation, Instance, InstanceKey};
+use tokio::time::Instant;
+use zookeeper_client as zk;
+
+use super::{Job, Wanted};
+use crate::Shared;
+use crate::content::Content;
+use crate::departures::Departures;
+use crate::error::Failure;
+use crate::session::{Backoff, Link};
+
+/// Looks at a node that others change all the time, before the next try waits.
+const LOOKS_MAX: usize = 8;
+
+/// Works on one key until it is taken back or superseded.
+pub(crate) async fn work(shared: Arc<Shared>, key: InstanceKey) {
+    let path = shared.keys.instance(&key);
+    let service = shared.keys.service(key.service());
+    let mut worker = Worker {
+        backoff: Backoff::new(shared.config.retry_max),
+        shared,
+        key,
+        path,
+        service,
+        known: None,
+        guard: None,
+        stray_until: None,
+        session_time: Duration::ZERO,
+    };
+    while let Some(job) = worker.shared.registrations.job(&worker.key) {
+        match worker.shared.line.link() {
+            Some(link) => {
+                if worker.turn(&link, &job).await == Turn::Over {
+                    return;
+                }
+            }
+            None => worker.wait_for_link(&job).await,
+        }
+    }
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    key: InstanceKey,
+    path: String,
+    /// Path of the service's node.
+    service: String,
+    /// The node, as this handle wrote it last; `None` after anything that may have changed it.
+    known: Option<Known>,
+    guard: Option<zk::OneshotWatcher>,
+    /// Until when a request that was never answered may still take effect.
+    stray_until: Option<Instant>,
+    session_time: Duration,
+    backoff: Backoff,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    /// The connection over which it was written.
+    number: u64,
+    version: i32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Again,
+    Over,
+}
+
+/// How far a try came.
+enum Reached {
+    /// The node is there with the wanted content, and guarded.
+    Offered,
+    /// No node of this handle is there.
+    Withdrawn,
+    Superseded,
+}
+
+/// What there is, read in one go.
+struct Found {
+    departures: Departures,
+    /// Version of the service's node; `None` where there is none.
+    service_version: Option<i32>,
+    node: Option<(Vec<u8>, zk::Stat)>,
+}
+
+/// Whose node it is.
+enum Whose {
+    /// This session's, with this content or another.
+    Ours {
+        same: bool,
+    },
+    /// This handle's, of a session that has ended or will.
+    Ghost,
+    Older(Generation),
+    Newer(Generation),
+}
+
+impl Worker {
+    /// One try, and then rest until there is something to do.
+    async fn turn(&mut self, link: &Link, job: &Job) -> Turn {
+        self.session_time = link.client().session_timeout();
+        let shared = self.shared.clone();
+        let permit = shared.in_flight.acquire().await;
+        let reached = match job.wanted {
+            Wanted::Offered => self.offer(link, job).await,
+            Wanted::Withdrawn => self.withdraw(link, job).await,
+        };
+        drop(permit);
+        match reached {
+            Ok(Reached::Offered) => {
+                self.backoff.reset();
+                self.rest(link, job).await;
+                Turn::Again
+            }
+            Ok(Reached::Withdrawn) => self.withdrawn(link, job).await,
+            Ok(Reached::Superseded) => {
+                let over = self
+                    .shared
+                    .registrations
+                    .superseded(&self.key, job.revision);
+                tracing::warn!(key = %self.key, "superseded by a newer owner");
+                self.shared.refresh(&self.key);
+                if over { Turn::Over } else { Turn::Again }
+            }
+            Err(failure) => self.failed(link, job, failure).await,
+        }
+    }
+
+    async fn offer(&mut self, link: &Link, job: &Job) -> Result<Reached, Failure> {
+        let known = self
+            .known
+            .take()
+            .filter(|known| known.number == link.number());
+        if let Some(known) = known {
+            match self.update(link, job, known.version).await {
+                Err(failure) if failure.is_change() => {}
+                done => return done.map(|()| Reached::Offered),
+            }
+        } else if job.fresh {
+            match self.create(link, job).await {
+                Err(failure) if failure.is_change() => {}
+                done => return done.map(|()| Reached::Offered),
+            }
+        }
+        let mut job = job.clone();
+        for _ in 0..LOOKS_MAX {
+            match self.look_and_offer(link, &mut job).await {
+                Err(failure) if failure.is_change() => {}
+                done => return done,
+            }
+        }
+        Err(Failure::Refused(zk::Error::BadVersion))
+    }
+
+    /// Reads what there is and writes what follows from it, once. Errors of version and existence
+    /// mean that it has changed in between.
+    async fn look_and_offer(&mut self, link: &Link, job: &mut Job) -> Result<Reached, Failure> {
+        let found = self.look(link).await?;
+        let Some((data, stat)) = &found.node else {
+            let left = found.departures.newest(self.key.id());
+            if !job.fresh && left.is_some_and(|newer| newer > job.instance.generation()) {
+                return Ok(Reached::Superseded);
+            }
+            self.replace(link, job, &found, None).await?;
+            return Ok(Reached::Offered);
+        };
+        match self.whose(link, job, data, stat) {
+            Whose::Ours { same: true } => {
+                // Written by a try whose answer was lost, or before this connection.
+                self.guard_node(link, stat.version).await?;
+                self.settled(job);
+            }
+            Whose::Ours { same: false } => self.update(link, job, stat.version).await?,
+            Whose::Ghost => self.replace(link, job, &found, Some(stat)).await?,
+            Whose::Newer(theirs) => {
+                let raised = self
+                    .shared
+                    .registrations
+                    .raise(&self.key, job.revision, theirs);
+                let Some(instance) = raised else {
+                    return Ok(Reached::Superseded);
+                };
+                job.instance = instance;
+                self.shared.registrations.took_over(&self.key);
+                self.replace(link, job, &found, Some(stat)).await?;
+            }
+            Whose::Older(theirs) => {
+                tracing::info!(key = %self.key, %theirs, "taking over from an older owner");
+                self.shared.registrations.took_over(&self.key);
+                self.replace(link, job, &found, Some(stat)).await?;
+            }
+        }
+        Ok(Reached::Offered)
+    }
+
+    async fn look(&self, link: &Link) -> Result<Found, Failure> {
+        let client = link.client();
+        // In this order: whoever replaces the node after it was read changes the service's version.
+        let service = client.get_data(&self.service);
+        let node = client.get_data(&self.path);
+        let service = absent_as_none(link.call(service).await)?;
+        let node = absent_as_none(link.call(node).await)?;
+        let data = service.as_ref().map_or(&[][..], |(data, _)| data);
+        Ok(Found {
+            departures: Departures::decode(data),
+            service_version: service.as_ref().map(|(_, stat)| stat.version),
+            node,
+        })
+    }
+
+    fn whose(&self, link: &Link, job: &Job, data: &[u8], stat: &zk::Stat) -> Whose {
+        let me = Some(&self.shared.registrations.encoder().owner);
+        let content = Content::decode(&self.key, data).ok();
+        let owner = content.as_ref().and_then(|content| content.owner.as_ref());
+        let instance = content.as_ref().map(|content| &content.instance);
+        if stat.ephemeral_owner == link.session() {
+            // Whatever somebody else has written into it.
+            let same = owner == me && instance == Some(&*job.instance);
+            return Whose::Ours { same };
+        }
+        if owner == me {
+            return Whose::Ghost;
+        }
+        let theirs = instance.map(Instance::generation).unwrap_or_default();
+        // Generations may be equal by chance; then the owner's name decides, for both alike.
+        if (theirs, owner) > (job.instance.generation(), me) {
+            Whose::Newer(theirs)
+        } else {
+            Whose::Older(theirs)
+        }
+    }
+
+    async fn create(&mut self, link: &Link, job: &Job) -> Result<(), Failure> {
+        let bytes = self.encode(&job.instance)?;
+        for _ in 0..LOOKS_MAX {
+            let options = zk::CreateMode::Ephemeral.with_acls(self.shared.acls());
+            let created = link.client().create(&self.path, &bytes, &options);
+            // Asked for at once, answered after the creation.
+            let guard = link.client().check_and_watch_stat(&self.path);
+            match self.write(link.call(created).await) {
+                Ok((stat, _)) => {
+                    self.settled(job);
+                    let guard = link.call(guard).await?;
+                    return self.keep(link, stat.version, guard);
+                }
+                Err(Failure::Refused(zk::Error::NoNode)) => self.make_parents(link).await?,
+                Err(failure) => return Err(failure),
+            }
+        }
+        Err(Failure::Refused(zk::Error::NoNode))
+    }
+
+    async fn update(&mut self, link: &Link, job: &Job, version: i32) -> Result<(), Failure> {
+        let bytes = self.encode(&job.instance)?;
+        let updated = link.client().set_data(&self.path, &bytes, Some(version));
+        let guard = link.client().check_and_watch_stat(&self.path);
+        let stat = self.write(link.call(updated).await)?;
+        self.settled(job);
+        let guard = link.call(guard).await?;
+        self.keep(link, stat.version, guard)
+    }
+
+    /// Creates the node in place of what was found, if that is still so.
+    async fn replace(
+        &mut self,
+        link: &Link,
+        job: &Job,
+        found: &Found,
+        old: Option<&zk::Stat>,
+    ) -> Result<(), Failure> {
+        let Some(service_version) = found.service_version else {
+            self.make_parents(link).await?;
+            return Err(Failure::Refused(zk::Error::BadVersion));
+        };
+        let bytes = self.encode(&job.instance)?;
+        let note = found.departures.clone().encode();
+        let mut with_note = true;
+        loop {
+            let mut writer = link.client().new_multi_writer();
+            match old {
+                Some(_) if with_note => {
+                    writer.add_set_data(&self.service, &note, Some(service_version))?;
+                }
+                _ => writer.add_check_version(&self.service, service_version)?,
+            }
+            if let Some(old) = old {
+                writer.add_delete(&self.path, Some(old.version))?;
+            }
+            let options = zk::CreateMode::Ephemeral.with_acls(self.shared.acls());
+            writer.add_create(&self.path, &bytes, &options)?;
+            let written = writer.commit();
+            let guard = link.client().check_and_watch_stat(&self.path);
+            match link.call(written).await {
+                Err(Failure::Refused(zk::Error::NoAuth)) if with_note && old.is_some() => {
+                    // The service's node is somebody else's, the instance's may still be ours.
+                    with_note = false;
+                }
+                written => {
+                    self.write(written)?;
+                    self.settled(job);
+                    let guard = link.call(guard).await?;
+                    return self.keep(link, 0, guard);
+                }
+            }
+        }
+    }
+
+    /// Puts a watch on a node that is as it should be.
+    async fn guard_node(&mut self, link: &Link, version: i32) -> Result<(), Failure> {
+        let guard = link.client().check_and_watch_stat(&self.path);
+        let guard = link.call(guard).await?;
+        self.keep(link, version, guard)
+    }
+
+    /// Verifies what was written, and keeps the watch on it.
+    fn keep(
+        &mut self,
+        link: &Link,
+        version: i32,
+        (stat, guard): (Option<zk::Stat>, zk::OneshotWatcher),
+    ) -> Result<(), Failure> {
+        let stat = stat.ok_or(zk::Error::NoNode)?;
+        if stat.version != version || stat.ephemeral_owner == 0 {
+            return Err(Failure::Refused(zk::Error::BadVersion));
+        }
+        self.guard = Some(guard);
+        self.known = Some(Known {
+            number: link.number(),
+            version,
+        });
+        Ok(())
+    }
+
+    async fn make_parents(&self, link: &Link) -> Result<(), Failure> {
+        let persistent = zk::CreateMode::Persistent.with_acls(self.shared.acls());
+        let container = zk::CreateMode::Container.with_acls(self.shared.acls());
+        let base = link.client().mkdir(self.shared.keys.base(), &persistent);
+        exists_as_done(link.call(base).await)?;
+        let service = link.client().create(&self.service, &[], &container);
+        match exists_as_done(link.call(async { service.await.map(drop) }).await) {
+            Err(failure) if failure.is_unknown_request() => {
+                let service = link.client().create(&self.service, &[], &persistent);
+                exists_as_done(link.call(async { service.await.map(drop) }).await)
+            }
+            done => done,
+        }
+    }
+
+    async fn withdraw(&mut self, link: &Link, job: &Job) -> Result<Reached, Failure> {
+        (self.known, self.guard) = (None, None);
+        let shared = self.shared.clone();
+        let me = &shared.registrations.encoder().owner;
+        for _ in 0..LOOKS_MAX {
+            let found = self.look(link).await?;
+            let Some((data, stat)) = &found.node else {
+                return Ok(Reached::Withdrawn);
+            };
+            let content = Content::decode(&self.key, data).ok();
+            let by_us = |content: &Content| content.owner.as_ref() == Some(me);
+            if stat.ephemeral_owner != link.session() && !content.as_ref().is_some_and(by_us) {
+                return Ok(Reached::Withdrawn);
+            }
+            let generation = job.instance.generation();
+            let note = found
+                .departures
+                .with_instance(self.key.id(), generation)
+                .encode();
+            let deleted = self
+                .delete(link, stat.version, &note, found.service_version)
+                .await;
+            match deleted {
+                Ok(()) => return Ok(Reached::Withdrawn),
+                Err(failure) if failure.is_change() => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        Err(Failure::Refused(zk::Error::BadVersion))
+    }
+
+    /// Deletes the node and notes it, or deletes it alone where the note is not allowed.
+    async fn delete(
+        &mut self,
+        link: &Link,
+        version: i32,
+        note: &[u8],
+        service_version: Option<i32>,
+    ) -> Result<(), Failure> {
+        let mut writer = link.client().new_multi_writer();
+        writer.add_set_data(&self.service, note, service_version)?;
+        writer.add_delete(&self.path, Some(version))?;
+        let mut deleted = link.call(writer.commit()).await.map(drop);
+        if let Err(Failure::Refused(zk::Error::NoAuth)) = deleted {
+            deleted = link
+                .call(link.client().delete(&self.path, Some(version)))
+                .await;
+        }
+        self.write(deleted)
+    }
+
+    /// Whoever waits is told. What may still arrive late is waited for, so that it doesn't bring
+    /// back what was taken back.
+    async fn withdrawn(&mut self, link: &Link, job: &Job) -> Turn {
+        self.shared.registrations.withdrawn(&self.key, job.revision);
+        let Some(until) = self.stray_until else {
+            return self.forget(job);
+        };
+        let Ok((stat, guard)) = link
+            .call(link.client().check_and_watch_stat(&self.path))
+            .await
+        else {
+            return Turn::Again;
+        };
+        if stat.is_some_and(|stat| stat.ephemeral_owner == link.session()) {
+            return Turn::Again;
+        }
+        tokio::select! {
+            () = tokio::time::sleep_until(until) => self.forget(job),
+            _ = guard.changed() => Turn::Again,
+            () = job.outdated() => Turn::Again,
+            () = self.shared.line.lost(link) => Turn::Again,
+        }
+    }
+
+    fn forget(&self, job: &Job) -> Turn {
+        if self.shared.registrations.forget(&self.key, job.revision) {
+            Turn::Over
+        } else {
+            Turn::Again
+        }
+    }
+
+    /// Waits until something else is wanted, the node is touched, or the connection is another.
+    async fn rest(&mut self, link: &Link, job: &Job) {
+        let touched = async {
+            match self.guard.take() {
+                Some(guard) => guard.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = job.outdated() => {}
+            event = touched => {
+                tracing::debug!(key = %self.key, ?event, "the own node was touched");
+                self.known = None;
+            }
+            () = self.shared.line.lost(link) => {
+                self.known = None;
+                self.shared.registrations.pending(&self.key, None);
+            }
+        }
+    }
+
+    async fn wait_for_link(&mut self, job: &Job) {
+        self.shared.registrations.pending(&self.key, None);
+        tokio::select! {
+            _ = self.shared.line.up() => {}
+            () = job.outdated() => {}
+        }
+    }
+
+    async fn failed(&mut self, link: &Link, job: &Job, failure: Failure) -> Turn {
+        (self.known, self.guard) = (None, None);
+        let denied = failure.is_denied();
+        let error = failure.into_error(format!("register {}", self.key));
+        tracing::debug!(key = %self.key, ?error, "will be tried again");
+        if denied {
+            let given_up = self.shared.registrations.denied(&self.key, error);
+            self.shared.refresh(&self.key);
+            if given_up {
+                return Turn::Over;
+            }
+        } else {
+            self.shared.registrations.pending(&self.key, Some(error));
+        }
+        let pause = self.backoff.pause();
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = job.outdated() => {}
+            () = self.shared.line.lost(link) => {}
+        }
+        Turn::Again
+    }
+
+    /// Notes where a write was not answered that it may still take effect.
+    fn write<T>(&mut self, written: Result<T, Failure>) -> Result<T, Failure> {
+        if written.as_ref().is_err_and(Failure::is_ambiguous) {
+            // What is in the server's hands is done, or dropped, within the session's time.
+            let time = self.session_time + Duration::from_secs(1);
+            self.stray_until = Some(Instant::now() + time);
+        }
+        written
+    }
+
+    fn settled(&self, job: &Job) {
+        self.shared.registrations.settled(&self.key, job.revision);
+        self.shared.refresh(&self.key);
+    }
+
+    fn encode(&self, instance: &Instance) -> Result<Vec<u8>, Failure> {
+        let encoded = self.shared.registrations.encoder().encode(instance);
+        encoded.map_err(|_| Failure::Refused(zk::Error::MarshallingError))
+    }
+}
+
+fn absent_as_none<T>(answer: Result<T, Failure>) -> Result<Option<T>, Failure> {
+    match answer {
+        Ok(found) => Ok(Some(found)),
+        Err(Failure::Refused(zk::Error::NoNode)) => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+fn exists_as_done(answer: Result<(), Failure>) -> Result<(), Failure> {
+    match answer {
+        Err(Failure::Refused(zk::Error::NodeExists)) => Ok(()),
+        answer => answer,
+    }
+}

@@ -1,0 +1,235 @@
+//! Connections and sessions that are lost.
+
+use tidings_api::{Discovery, DiscoveryExt, Health, Registration};
+use tidings_testkit::zookeeper::{Ensemble, Options};
+use tidings_zk::ZkDiscovery;
+use zookeeper_client as zk;
+
+use crate::recorder::{
+    Recorder, eventually, is_registered, is_sick, is_superseded, key, number, register_sick, web,
+};
+use crate::support::{Proxied, config, path, raw};
+
+const NAMESPACE: &str = "services";
+
+tidings_testkit::server_tests! { zookeeper_3_8:
+    async fn absent_at_start() {
+        let mut ensemble = Ensemble::prepare(Options::default()).unwrap();
+        let mut config = config(&ensemble.addresses(), NAMESPACE);
+        config.connect_wait = std::time::Duration::from_millis(100);
+        let handle = ZkDiscovery::start(config).await.unwrap();
+        assert!(!handle.status().connection().is_connected());
+        let seen = Recorder::start(&handle, "web").await;
+        let other = Recorder::start(&handle, "mail").await;
+        assert!(other.view().is_empty() && !other.view().is_live());
+
+        register_sick(&handle, "a", 1).await;
+        let registration = handle.status().registration(&key("a")).cloned();
+        assert!(matches!(registration, Some(Registration::Pending { .. })), "{registration:?}");
+        handle.register(web("gone", 1)).await.unwrap();
+        handle.deregister(&key("gone")).await.unwrap();
+        handle.register(web("a", 2)).await.unwrap();
+
+        ensemble.restart_all().await.unwrap();
+        is_registered(&handle, "a").await;
+        seen.until_live().await;
+        other.until_live().await;
+        assert!(other.view().is_empty());
+        let client = raw(&ensemble.addresses()).await;
+        let names = client.list_children("/services/web").await.unwrap();
+        assert_eq!(names, ["a"]);
+        assert!(number(&seen.view(), "a") == Some(2) && is_sick(&seen.view(), "a"));
+        assert!(!seen.changes_of("a").contains('-'));
+    }
+
+    async fn connection_cut_shorter_than_the_session_timeout() {
+        let (ensemble, [a, b]) = two_handles().await;
+        register_sick(&*a.discovery, "a", 1).await;
+        register_sick(&*b.discovery, "b", 1).await;
+        let [seen_by_a, seen_by_b] = record(&a, &b).await;
+        let before = session_of(&ensemble, "a").await;
+
+        a.proxy.cut();
+        seen_by_a.until_stale().await;
+        assert!(!a.discovery.status().connection().is_connected());
+        a.discovery.register(web("a", 2)).await.unwrap();
+        a.proxy.restore();
+
+        seen_by_a.until_live().await;
+        seen_by_b.until_number("a", 2).await;
+        seen_by_a.until_number("a", 2).await;
+        is_registered(&*a.discovery, "a").await;
+        assert_eq!(session_of(&ensemble, "a").await, before, "the session was lost");
+        for seen in [&seen_by_a, &seen_by_b] {
+            assert_eq!((seen.changes_of("a"), seen.changes_of("b")), ("~".into(), "".into()));
+            assert!(is_sick(&seen.view(), "a"));
+        }
+        assert!(!seen_by_b.was_stale());
+    }
+
+    async fn connection_cut_longer_than_the_session_timeout() {
+        let (ensemble, [a, b]) = two_handles().await;
+        register_sick(&*a.discovery, "a", 1).await;
+        register_sick(&*b.discovery, "b", 1).await;
+        let [seen_by_a, seen_by_b] = record(&a, &b).await;
+        let before = session_of(&ensemble, "a").await;
+
+        a.proxy.black_hole();
+        seen_by_a.until_stale().await;
+        a.discovery.register(web("a", 2)).await.unwrap();
+        seen_by_b.until("a is gone: its session is", |view| number(view, "a").is_none()).await;
+        a.discovery.health(&key("a"), Health::critical("newest")).await.unwrap();
+        a.discovery.register(web("a", 3)).await.unwrap();
+        a.proxy.restore();
+
+        seen_by_b.until_number("a", 3).await;
+        seen_by_a.until_live().await;
+        seen_by_a.until_number("a", 3).await;
+        is_registered(&*a.discovery, "a").await;
+        assert_ne!(session_of(&ensemble, "a").await, before, "the session was not lost");
+        for seen in [&seen_by_a, &seen_by_b] {
+            let view = seen.view();
+            assert_eq!(view.get(&key("a")).unwrap().health(), &Health::critical("newest"));
+            assert_eq!(seen.changes_of("b"), "");
+        }
+        assert_eq!(seen_by_b.changes_of("a"), "-+");
+        assert!(!seen_by_a.changes_of("a").contains('-'));
+    }
+
+    /// An owner that died comes back before its session has ended.
+    async fn the_old_sessions_end_removes_nothing() {
+        let (ensemble, [a, b]) = two_handles().await;
+        register_sick(&*a.discovery, "a", 1).await;
+        a.discovery.register(web("other", 1)).await.unwrap();
+        let seen = Recorder::start(&*b.discovery, "web").await;
+        seen.until_number("other", 1).await;
+        let old = session_of(&ensemble, "a").await;
+        a.proxy.cut();
+
+        let again = ZkDiscovery::start(config(&ensemble.addresses(), NAMESPACE)).await.unwrap();
+        assert_eq!(session_of(&ensemble, "a").await, old, "no ghost to be met");
+        again.register(web("a", 2)).await.unwrap();
+        seen.until_number("a", 2).await;
+        assert_ne!(session_of(&ensemble, "a").await, old);
+        seen.until("the old session has ended", |view| number(view, "other").is_none()).await;
+        // What its end did to others was reported before this is.
+        again.register(web("marker", 1)).await.unwrap();
+        seen.until_number("marker", 1).await;
+        assert_eq!((seen.changes_of("a"), number(&seen.view(), "a")), ("~".into(), Some(2)));
+        is_registered(&again, "a").await;
+        a.proxy.restore();
+        is_superseded(&*a.discovery, "a").await;
+        assert_eq!(number(&seen.view(), "a"), Some(2));
+    }
+
+    async fn session_ended_by_the_server() {
+        let (ensemble, [a, b]) = two_handles().await;
+        register_sick(&*a.discovery, "a", 1).await;
+        b.discovery.register(web("b", 1)).await.unwrap();
+        let [seen_by_a, seen_by_b] = record(&a, &b).await;
+        let before = session_of(&ensemble, "a").await;
+        a.expire().await.unwrap();
+        eventually("another session", async || {
+            session_of(&ensemble, "a").await.is_some_and(|now| Some(now) != before)
+        })
+        .await;
+        seen_by_b.until("a is back", |view| is_sick(view, "a")).await;
+        is_registered(&*a.discovery, "a").await;
+        assert_eq!(seen_by_b.changes_of("b"), "");
+        assert_eq!(seen_by_a.changes_of("a"), "");
+    }
+
+    async fn changes_made_while_the_watcher_was_disconnected() {
+        let (_ensemble, [a, b]) = two_handles().await;
+        for id in ["same", "changed", "gone", "replaced"] {
+            a.discovery.register(web(id, 1)).await.unwrap();
+        }
+        let all = a.discovery.watch_all().await.unwrap();
+        let [_, seen] = record(&a, &b).await;
+        seen.until("all four", |view| view.len() == 4).await;
+        seen.restart();
+
+        b.proxy.cut();
+        seen.until_stale().await;
+        a.discovery.register(web("changed", 2)).await.unwrap();
+        a.discovery.deregister(&key("gone")).await.unwrap();
+        a.discovery.deregister(&key("replaced")).await.unwrap();
+        a.discovery.register(web("replaced", 2)).await.unwrap();
+        a.discovery.register(web("new", 1)).await.unwrap();
+        a.discovery.register(web("came-and-went", 1)).await.unwrap();
+        a.discovery.deregister(&key("came-and-went")).await.unwrap();
+        assert_eq!(seen.view().len(), 4);
+        b.proxy.restore();
+
+        seen.until("the changes", |view| number(view, "new").is_some()).await;
+        // Nothing is held of what was deregistered.
+        seen.until_live().await;
+        for (id, changes) in [
+            ("same", ""), ("changed", "~"), ("gone", "-"), ("replaced", "~"), ("new", "+"),
+            ("came-and-went", ""),
+        ] {
+            assert_eq!(seen.changes_of(id), changes, "{id}");
+        }
+        // And the watch works on.
+        a.discovery.register(web("later", 1)).await.unwrap();
+        seen.until_number("later", 1).await;
+        assert_eq!(all.view().len(), 5);
+    }
+
+    async fn losses_in_an_outage_are_held_and_departures_are_not() {
+        let (ensemble, [a, b]) = two_handles().await;
+        let crashing = Proxied::start(ensemble.addresses()[0], &config(&[], NAMESPACE)).await;
+        let leaving = Proxied::start(ensemble.addresses()[0], &config(&[], NAMESPACE)).await;
+        crashing.discovery.register(web("crashed", 1)).await.unwrap();
+        leaving.discovery.register(web("left", 1)).await.unwrap();
+        a.discovery.register(web("gone", 1)).await.unwrap();
+        let [seen_by_a, seen] = record(&a, &b).await;
+        seen.until("all three", |view| view.len() == 3).await;
+        b.proxy.cut();
+        seen.until_stale().await;
+        crashing.proxy.cut();
+        leaving.discovery.close().await.unwrap();
+        a.discovery.deregister(&key("gone")).await.unwrap();
+        seen_by_a.until("the crash is noticed", |view| view.is_empty()).await;
+        assert_eq!(seen.view().len(), 3);
+
+        b.proxy.restore();
+        seen.until("who left is gone", |view| view.len() == 1).await;
+        let view = seen.view();
+        assert!(number(&view, "crashed") == Some(1) && !view.is_live(), "{view:?}");
+        seen.until("the hold has ended", |view| view.is_empty() && view.is_live()).await;
+    }
+}
+
+async fn two_handles() -> (Ensemble, [Proxied; 2]) {
+    let ensemble = Ensemble::start(Options::default()).await.unwrap();
+    let server = ensemble.addresses()[0];
+    let config = config(&[], NAMESPACE);
+    let handles = [
+        Proxied::start(server, &config).await,
+        Proxied::start(server, &config).await,
+    ];
+    (ensemble, handles)
+}
+
+/// Records on both from when they have seen each other.
+async fn record(a: &Proxied, b: &Proxied) -> [Recorder; 2] {
+    let recorders = [
+        Recorder::start(&*a.discovery, "web").await,
+        Recorder::start(&*b.discovery, "web").await,
+    ];
+    let owned = [&a.discovery, &b.discovery].map(|d| d.status().registrations().len());
+    for recorder in &recorders {
+        let all = |view: &tidings_api::View| view.len() >= owned.iter().sum() && view.is_live();
+        recorder.until("what both offer", all).await;
+        recorder.restart();
+    }
+    recorders
+}
+
+/// The session that has the node of an instance, by a client that asks the server alone.
+async fn session_of(ensemble: &Ensemble, id: &str) -> Option<i64> {
+    let client = raw(&ensemble.addresses()).await;
+    let stat: Option<zk::Stat> = client.check_stat(&path(NAMESPACE, &key(id))).await.unwrap();
+    stat.map(|stat| stat.ephemeral_owner)
+}

@@ -1,0 +1,12 @@
+//! What the backend makes of faults, on real ZooKeeper. Each test shows that its fault happened.
+#![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod connections;
+mod ensembles;
+mod nodes;
+mod pauses;
+mod recorder;
+mod scale;
