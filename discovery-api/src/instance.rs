@@ -16,6 +16,12 @@ use crate::{
 pub const METADATA_ENTRIES_MAX: usize = 64;
 /// Longest metadata value in bytes of UTF-8 (Consul's limit, the lowest of the backends).
 pub const METADATA_VALUE_BYTES_MAX: usize = 512;
+/// Metadata keys that start so are written by Tidings itself, beside those of an application: a
+/// migration marks with one which registration an entry belongs to. They don't count as
+/// [`METADATA_ENTRIES_MAX`].
+pub const METADATA_RESERVED_PREFIX: &str = "tidings.";
+/// Most reserved metadata entries of an instance.
+const METADATA_RESERVED_MAX: usize = 4;
 /// Most named ports of an instance: far above what is offered in practice, so that a record stays
 /// bounded.
 pub const PORTS_MAX: usize = 32;
@@ -121,7 +127,8 @@ impl Instance {
     ///
     /// # Errors
     /// Where the key breaks its rule, the value is longer than [`METADATA_VALUE_BYTES_MAX`] bytes,
-    /// or there are more than [`METADATA_ENTRIES_MAX`] entries.
+    /// or there are more than [`METADATA_ENTRIES_MAX`] entries, those with a
+    /// [reserved](METADATA_RESERVED_PREFIX) key not counted.
     pub fn with_metadata(mut self, key: impl AsRef<str>, value: impl Into<String>) -> Result<Self> {
         let (key, value) = (MetadataKey::new(key)?, value.into());
         if value.len() > METADATA_VALUE_BYTES_MAX {
@@ -133,12 +140,26 @@ impl Instance {
             )));
         }
         self.metadata.insert(key, value);
+        let is_reserved = |key: &&MetadataKey| key.as_str().starts_with(METADATA_RESERVED_PREFIX);
+        let reserved = self.metadata.keys().filter(is_reserved).count();
         check_count(
             "metadata entries",
-            self.metadata.len(),
+            self.metadata.len() - reserved,
             METADATA_ENTRIES_MAX,
         )?;
+        check_count(
+            "reserved metadata entries",
+            reserved,
+            METADATA_RESERVED_MAX,
+        )?;
         Ok(self)
+    }
+
+    /// Takes a metadata entry away, where there is one.
+    #[must_use]
+    pub fn without_metadata(mut self, key: &str) -> Self {
+        self.metadata.remove(key);
+        self
     }
 
     /// Sets the share of work it should get beside its siblings: 1–65535, default 1.
@@ -406,6 +427,12 @@ mod tests {
             i.with_metadata(format!("k{n}"), "v").unwrap()
         });
         assert!(full.clone().with_metadata("k0", "again").is_ok());
+        let reserved = |n| format!("{METADATA_RESERVED_PREFIX}{n}");
+        let marked = (0..4).fold(full.clone(), |i, n| i.with_metadata(reserved(n), "").unwrap());
+        assert!(marked.clone().with_metadata(reserved(4), "").is_err());
+        assert!(marked.clone().with_metadata("one-more", "v").is_err());
+        let back = (0..4).fold(marked, |i, n| i.without_metadata(&reserved(n)));
+        assert_eq!(back, full);
         assert!(full.with_metadata("one-more", "v").is_err());
         assert!(instance().with_weight(0).is_err() && instance().with_port("m", 0).is_err());
     }

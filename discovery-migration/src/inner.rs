@@ -1,0 +1,506 @@
+//! What a migration's handle and its tasks share: the registrations and how they get to both sides.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tidings_api::{
+    Address, Bounds, Connection, Error, ErrorKind, Health, Instance, InstanceId, InstanceKey,
+    METADATA_RESERVED_PREFIX, Publisher, Registration, Removal, Result, Selector, ServiceName,
+    Status,
+};
+use tokio::sync::watch;
+
+use crate::offers::{Goal, Offer, Offers};
+use crate::sides::Handles;
+use crate::tasks::Tasks;
+use crate::topics::{Topic, Topics};
+use crate::{BACKEND, PARTICIPANTS, Phase, Plan, Side, Sides};
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) handles: Handles,
+    pub(crate) publisher: Publisher,
+    pub(crate) tasks: Tasks,
+    pub(crate) plan: watch::Sender<Plan>,
+    pub(crate) topics: Mutex<Topics>,
+    offers: Mutex<Offers>,
+    /// Who this process is among the participants.
+    pub(crate) participant: InstanceKey,
+    pub(crate) steady: Duration,
+    /// One change of phase, or the end, at a time.
+    pub(crate) steps: tokio::sync::Mutex<()>,
+}
+
+impl Inner {
+    pub(crate) fn new(handles: Handles, plan: Plan, id: InstanceId, steady: Duration) -> Self {
+        Self {
+            handles,
+            publisher: Publisher::new(),
+            tasks: Tasks::new(),
+            plan: watch::Sender::new(plan),
+            topics: Mutex::default(),
+            offers: Mutex::default(),
+            participant: InstanceKey::new(participants(), id),
+            steady,
+            steps: tokio::sync::Mutex::default(),
+        }
+    }
+
+    pub(crate) fn plan(&self) -> Plan {
+        self.plan.borrow().clone()
+    }
+}
+
+/// The verbs.
+impl Inner {
+    pub(crate) async fn register(self: &Arc<Self>, instance: Instance) -> Result<InstanceKey> {
+        check(&instance)?;
+        let key = instance.key().clone();
+        let (version, before) = self.desire(&instance)?;
+        self.settle(&key, version).await;
+        if let Some(refusal) = self.undo(&key, version, before) {
+            let withdrawn = self.offer(&key, |offer| offer.version);
+            self.settle(&key, withdrawn.unwrap_or(version)).await;
+            self.refresh(&key);
+            return Err(refusal.with_operation(format!("register {key}")));
+        }
+        self.refresh(&key);
+        Ok(key)
+    }
+
+    pub(crate) async fn deregister(&self, key: &InstanceKey) -> Result<Removal> {
+        let version = {
+            let mut offers = self.open()?;
+            let Some(offer) = offers.map.get_mut(key).filter(|_| is_public(key)) else {
+                return Ok(Removal::Absent);
+            };
+            let owned = offer.owned().is_some();
+            if offer.desired.is_some() {
+                offer.want(None);
+            }
+            if !owned {
+                return Ok(Removal::Absent);
+            }
+            offer.version
+        };
+        self.settle(key, version).await;
+        self.refresh(key);
+        Ok(Removal::Removed)
+    }
+
+    pub(crate) async fn health(&self, key: &InstanceKey, health: Health) -> Result<()> {
+        let version = {
+            let mut offers = self.open()?;
+            let offer = offers.map.get_mut(key).filter(|_| is_public(key));
+            let owned = offer.and_then(|offer| Some((offer.owned()?.clone(), offer)));
+            let Some((instance, offer)) = owned else {
+                let message = format!("{key} is not registered by this handle, or no longer");
+                return Err(error(ErrorKind::NotOwned, message).with_operation("health"));
+            };
+            if *instance.health() != health {
+                let changed = Instance::clone(&instance).with_health(health);
+                offer.want(Some(Arc::new(changed)));
+            }
+            offer.version
+        };
+        self.settle(key, version).await;
+        self.refresh(key);
+        Ok(())
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        let sides: Vec<_> = Side::BOTH
+            .into_iter()
+            .filter_map(|side| Some((side, self.handles.get(side)?.status())))
+            .collect();
+        let offers = self.lock();
+        if offers.closed {
+            return Status::new(BACKEND, Connection::Closed, bounds(&sides));
+        }
+        let plan = self.plan();
+        let public = offers.map.iter().filter(|(key, _)| is_public(key));
+        let registrations = public.filter_map(|(key, offer)| {
+            let writes = plan.phase(key.service()).writes();
+            Some((key.clone(), registration(key, offer, writes, &sides)?))
+        });
+        Status::new(BACKEND, connection(&sides), bounds(&sides)).with_registrations(registrations)
+    }
+
+    pub(crate) async fn close(&self) -> Result<()> {
+        let _one_at_a_time = self.steps.lock().await;
+        self.lock().closed = true;
+        self.tasks.end().await;
+        self.publisher.close();
+        self.topics().clear();
+        let close = |side: Side| async move {
+            match self.handles.take(side) {
+                Some(handle) => handle.close().await.map_err(|e| self.on_side(side, e)),
+                None => Ok(()),
+            }
+        };
+        let (old, new) = tokio::join!(close(Side::Old), close(Side::New));
+        old.and(new).map_err(|error| error.with_operation("close"))
+    }
+}
+
+/// Own registrations.
+impl Inner {
+    /// Tells everybody who this is and in which phase.
+    pub(crate) fn participate(self: &Arc<Self>) -> Result<()> {
+        self.topic(&Selector::Service(participants()));
+        let plan = self.plan();
+        let nowhere = Address::new("127.0.0.1", 1)?;
+        let mut instance = Instance::at(self.participant.clone(), nowhere)
+            .with_health(Health::draining().with_note("no service: a participant of a migration"));
+        for (service, phase) in &plan.services {
+            instance = instance.with_metadata(service, phase.as_str())?;
+        }
+        self.desire(&instance).map(drop)
+    }
+
+    /// Brings everything to the sides anew, after a change of the plan.
+    pub(crate) fn again(&self) {
+        for offer in self.lock().map.values_mut() {
+            offer.again();
+        }
+    }
+
+    /// Waits until both sides have been told all that is desired now.
+    pub(crate) async fn settled(&self) {
+        let all: Vec<_> = {
+            let offers = self.lock();
+            let versions = offers.map.iter();
+            versions.map(|(key, offer)| (key.clone(), offer.version)).collect()
+        };
+        for (key, version) in all {
+            self.settle(&key, version).await;
+        }
+    }
+
+    /// Own registrations, with their keys and whether each is on this side.
+    pub(crate) fn own(&self, side: Side) -> Vec<(InstanceKey, bool)> {
+        let status = self.handles.get(side).map(|handle| handle.status());
+        let offers = self.lock();
+        let owned = offers.map.iter().filter(|(_, offer)| offer.owned().is_some());
+        let is_there = |key: &InstanceKey| {
+            let registration = status.as_ref().and_then(|status| status.registration(key));
+            registration.is_some_and(Registration::is_registered)
+        };
+        owned
+            .map(|(key, offer)| {
+                let told = offer.told[side.index()].has(offer.version);
+                (key.clone(), told && is_there(key))
+            })
+            .collect()
+    }
+
+    /// Whether the migration itself needs what a selector selects.
+    pub(crate) fn needs(&self, selector: &Selector) -> bool {
+        let Selector::Service(service) = selector else {
+            return false;
+        };
+        let offers = self.lock();
+        offers.map.keys().any(|key| key.service() == service) || service.as_str() == PARTICIPANTS
+    }
+
+    /// Looks whether somebody else has taken over an own key on one side. The newer registration
+    /// wins on both (REG-5): where that is the other's, this one ends on both sides; where it is
+    /// this one, it takes the side back. Says whether it is to be looked again soon.
+    pub(crate) fn meet_rivals(&self, topic: &Topic) -> bool {
+        let mut doubtful = Vec::new();
+        {
+            let offers = self.lock();
+            let plan = self.plan();
+            for (key, offer) in offers.map.iter().filter(|(key, _)| topic.selects_alone(key)) {
+                let Some(own) = offer.generation().filter(|_| offer.owned().is_some()) else {
+                    continue;
+                };
+                let writes = self.phase_of(&plan, key).1;
+                let told = writes.iter().filter(|side| offer.told[side.index()].holds);
+                doubtful.extend(told.map(|side| (key.clone(), side, own)));
+            }
+        }
+        let mut again = false;
+        for (key, side, own) in doubtful {
+            let rival = topic.look(|merge, _| merge.listing(side, &key).cloned());
+            if rival.as_ref().is_some_and(|listed| listed.generation() == own) {
+                continue;
+            }
+            again = true;
+            let status = self.handles.get(side).map(|handle| handle.status());
+            let registration = status.as_ref().and_then(|status| status.registration(&key));
+            if !registration.is_some_and(Registration::is_superseded) {
+                continue;
+            }
+            let is_older = rival.is_some_and(|rival| rival.phase.is_some() && rival.generation() < own);
+            self.offer_mut(&key, |offer| match () {
+                () if offer.owned().is_none() || offer.generation() != Some(own) => {}
+                () if is_older => offer.again_on(side),
+                () => {
+                    tracing::info!(%key, %side, "a newer owner has taken over");
+                    offer.supersede();
+                }
+            });
+        }
+        again
+    }
+
+    /// Makes an instance what is desired; returns the version to wait for, and what was before.
+    fn desire(self: &Arc<Self>, instance: &Instance) -> Result<(u64, Option<Arc<Instance>>)> {
+        let key = instance.key();
+        let (desired, serial) = {
+            let mut offers = self.open()?;
+            let before = offers.map.get(key).and_then(Offer::owned).cloned();
+            let is_new = offers.desire(key, instance.clone());
+            let offer = offers.map.get(key);
+            let (version, serial) = offer.map_or((0, 0), |offer| (offer.version, offer.serial));
+            ((version, before), is_new.then_some(serial))
+        };
+        if let Some(serial) = serial {
+            for side in Side::BOTH {
+                self.tasks.spawn(self.clone().post(key.clone(), serial, side));
+            }
+        }
+        Ok(desired)
+    }
+
+    /// Keeps one side in line with what is desired under one key, until nothing is.
+    async fn post(self: Arc<Self>, key: InstanceKey, serial: u64, side: Side) {
+        let topic = self.topic(&Selector::Service(key.service().clone()));
+        topic.ready().await;
+        let signal = self.offer(&key, |offer| offer.signal.subscribe());
+        let Some(mut signal) = signal else {
+            return;
+        };
+        loop {
+            signal.mark_unchanged();
+            let seen = topic.newest(&key);
+            let plan = self.plan();
+            let (phase, writes) = self.phase_of(&plan, &key);
+            let goal = self.offer_mut(&key, |offer| {
+                (offer.serial == serial).then(|| offer.goal(side, phase, writes, seen))
+            });
+            let Some(goal) = goal.flatten() else {
+                return;
+            };
+            match goal {
+                Goal::Register(instance, version) => {
+                    self.bring(&key, side, *instance, version).await;
+                }
+                Goal::Deregister(version) => {
+                    let handle = self.handles.get(side);
+                    let removed = match handle {
+                        Some(handle) => handle.deregister(&key).await.map(drop),
+                        None => Ok(()),
+                    };
+                    if let Err(error) = removed {
+                        tracing::debug!(%key, %side, %error, "a side can't be told to forget");
+                    }
+                    self.offer_mut(&key, |offer| offer.tell(side, version, false, None));
+                }
+                Goal::Wait(until) => {
+                    let pause = async {
+                        match until {
+                            Some(until) => tokio::time::sleep_until(until.into()).await,
+                            None => std::future::pending().await,
+                        }
+                    };
+                    tokio::select! {
+                        changed = signal.changed() => if changed.is_err() { return },
+                        () = pause => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn bring(&self, key: &InstanceKey, side: Side, instance: Instance, version: u64) {
+        let Some(handle) = self.handles.get(side) else {
+            self.offer_mut(key, |offer| offer.tell(side, version, false, None));
+            return;
+        };
+        let error = handle.register(instance).await.err();
+        let error = error.map(|error| self.on_side(side, error));
+        if let Some(error) = &error {
+            tracing::warn!(%key, %side, %error, "a side refuses a registration");
+        }
+        self.offer_mut(key, |offer| {
+            let holds = error.is_none() || offer.told[side.index()].holds;
+            offer.tell(side, version, holds, error);
+        });
+    }
+
+    /// Waits until both sides were told of a version of a key.
+    async fn settle(&self, key: &InstanceKey, version: u64) {
+        let Some(mut signal) = self.offer(key, |offer| offer.signal.subscribe()) else {
+            return;
+        };
+        loop {
+            signal.mark_unchanged();
+            let settled = self.offer(key, |offer| offer.superseded || offer.is_settled(version));
+            if settled.unwrap_or(true) || signal.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Takes back what a side that is read has refused, and says why it did.
+    fn undo(&self, key: &InstanceKey, version: u64, before: Option<Arc<Instance>>) -> Option<Error> {
+        let reads = self.phase_of(&self.plan(), key).0.reads();
+        self.offer_mut(key, |offer| {
+            if offer.version != version {
+                return None;
+            }
+            let refusal = reads.iter().find_map(|side| offer.refusal(side)).cloned();
+            if refusal.is_some() {
+                offer.want(before);
+            }
+            refusal
+        })?
+    }
+
+    /// A participant is where its process is.
+    fn phase_of(&self, plan: &Plan, key: &InstanceKey) -> (Phase, Sides) {
+        if is_public(key) {
+            let phase = plan.phase(key.service());
+            (phase, phase.writes())
+        } else {
+            (plan.all, plan.sides())
+        }
+    }
+
+    /// An error of a side, which says which side it is of.
+    pub(crate) fn on_side(&self, side: Side, cause: Error) -> Error {
+        let backend = cause.backend().unwrap_or("unknown backend");
+        error(cause.kind(), format!("the {side} side ({backend}): {cause}")).with_source(cause)
+    }
+
+    fn offer<T>(&self, key: &InstanceKey, look: impl FnOnce(&Offer) -> T) -> Option<T> {
+        self.lock().map.get(key).map(look)
+    }
+
+    fn offer_mut<T>(&self, key: &InstanceKey, change: impl FnOnce(&mut Offer) -> T) -> Option<T> {
+        let mut offers = self.lock();
+        let changed = offers.map.get_mut(key).map(change);
+        offers.tidy(key);
+        changed
+    }
+
+    fn open(&self) -> Result<MutexGuard<'_, Offers>> {
+        let offers = self.lock();
+        if offers.closed {
+            return Err(Error::closed().with_backend(BACKEND));
+        }
+        Ok(offers)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Offers> {
+        self.offers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The service that participants are registered under.
+pub(crate) fn participants() -> ServiceName {
+    #[allow(clippy::expect_used, reason = "it is a constant, and a test reads it")]
+    ServiceName::new(PARTICIPANTS).expect("the name is within LIM-1")
+}
+
+pub(crate) fn error(kind: ErrorKind, message: String) -> Error {
+    Error::new(kind, message).with_backend(BACKEND)
+}
+
+/// Whether applications know of a key.
+fn is_public(key: &InstanceKey) -> bool {
+    key.service().as_str() != PARTICIPANTS
+}
+
+/// What is the migration's own is not an application's.
+fn check(instance: &Instance) -> Result<()> {
+    let key = instance.key();
+    if !is_public(key) {
+        let message = format!("service {PARTICIPANTS} is the migration's own: accepted is any other");
+        return Err(error(ErrorKind::InvalidInput, message).with_operation("register"));
+    }
+    let reserved = |name: &&str| name.starts_with(METADATA_RESERVED_PREFIX);
+    let mut names = instance.metadata().keys().map(tidings_api::MetadataKey::as_str);
+    match names.find(reserved) {
+        None => Ok(()),
+        Some(name) => {
+            let message = format!(
+                "metadata key \"{name}\" of {key}: accepted are those that don't start with \
+                 {METADATA_RESERVED_PREFIX}"
+            );
+            Err(error(ErrorKind::InvalidInput, message).with_operation("register"))
+        }
+    }
+}
+
+/// How a registration is doing on all sides that it is to be on.
+fn registration(
+    key: &InstanceKey,
+    offer: &Offer,
+    writes: Sides,
+    sides: &[(Side, Status)],
+) -> Option<Registration> {
+    offer.desired.as_ref()?;
+    if offer.superseded {
+        return Some(Registration::Superseded);
+    }
+    let mut pending = None;
+    for (side, status) in sides.iter().filter(|(side, _)| writes.has(*side)) {
+        let told = &offer.told[side.index()];
+        let here = match status.registration(key) {
+            Some(Registration::Registered) if told.has(offer.version) => continue,
+            Some(Registration::Pending { since, last_error }) => (*since, last_error.clone()),
+            _ => (told.since(), None),
+        };
+        let since = pending.as_ref().map_or(here.0, |(since, _): &(_, _)| here.0.min(*since));
+        let last = pending.and_then(|(_, error)| error);
+        pending = Some((since, last.or(told.error.clone()).or(here.1)));
+    }
+    Some(match pending {
+        None => Registration::Registered,
+        Some((since, last_error)) => Registration::Pending { since, last_error },
+    })
+}
+
+/// Heard when every side in use is.
+fn connection(sides: &[(Side, Status)]) -> Connection {
+    let lost = sides.iter().filter_map(|(side, status)| match status.connection() {
+        Connection::Connected => None,
+        Connection::Disconnected { since, reason } => {
+            let reason = format!("the {side} side ({}): {reason}", status.backend());
+            Some((*since, reason))
+        }
+        _ => {
+            let reason = format!("the {side} side ({}): closed", status.backend());
+            Some((std::time::Instant::now(), reason))
+        }
+    });
+    let lost: Vec<_> = lost.collect();
+    let Some(since) = lost.iter().map(|(since, _)| *since).min() else {
+        return Connection::Connected;
+    };
+    let reasons: Vec<_> = lost.into_iter().map(|(_, reason)| reason).collect();
+    Connection::Disconnected {
+        since,
+        reason: reasons.join("; ").into(),
+    }
+}
+
+/// The worse of each.
+fn bounds(sides: &[(Side, Status)]) -> Bounds {
+    let none = Bounds {
+        visible: Duration::ZERO,
+        removed: Duration::ZERO,
+        crashed: Duration::ZERO,
+        stale: Duration::ZERO,
+    };
+    let bounds = sides.iter().map(|(_, status)| status.bounds());
+    bounds.fold(none, |worst, bounds| Bounds {
+        visible: worst.visible.max(bounds.visible),
+        removed: worst.removed.max(bounds.removed),
+        crashed: worst.crashed.max(bounds.crashed),
+        stale: worst.stale.max(bounds.stale),
+    })
+}

@@ -1,0 +1,38 @@
+//! Moving a fleet from one service-discovery backend to another with nobody losing sight of anybody.
+//!
+//! A [`Migration`] is a [`Discovery`](tidings_api::Discovery) made of two. It registers in both,
+//! shows the union of both as one instance each, and goes from the one to the other in
+//! [`Phase`]s, each of which can be undone.
+//!
+//! | phase | registers in | looks up in |
+//! |---|---|---|
+//! | `old` | old | old |
+//! | `both-read-old` | both | old |
+//! | `both-read-merged` | both | both |
+//! | `both-read-new` | both | new |
+//! | `new` | new | new |
+//!
+//! It knows no backend: anything that keeps the contract can be a side.
+
+mod coverage;
+mod inner;
+mod mark;
+mod merge;
+mod migration;
+mod offers;
+mod phase;
+mod sides;
+mod tasks;
+mod topics;
+
+pub use coverage::{Coverage, Difference};
+pub use mark::MARK_KEY;
+pub use migration::{Builder, Migration};
+pub use phase::{Phase, Plan, Side, Sides};
+pub use sides::Backend;
+
+/// The name of a migration as a backend, in [`Status`](tidings_api::Status) and errors.
+pub const BACKEND: &str = "migration";
+/// The service that every process of a migration is registered under, with its phase. It isn't
+/// shown among [all services](tidings_api::Selector::All) of a [`Migration`].
+pub const PARTICIPANTS: &str = "tidings.migration";

@@ -1,0 +1,378 @@
+//! One view made of two: what both sides list, as one instance each.
+//!
+//! A pure state machine: views of the sides go in with the time, the merged view comes out. Per
+//! key it keeps the newest content it has shown, the *floor*, and shows
+//!
+//! * nothing older than the floor, unless a side that has listed the floor has moved on from it: a
+//!   side never goes back, so its word outweighs the numbers of a clock that was set back;
+//! * the floor as long as a side lists it, and then nothing.
+//!
+//! A side that can't be heard keeps what it listed. An instance leaves in its outage only where the
+//! other side, which is heard, has listed it and then stops to: its end came in the outage.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tidings_api::{Freshness, Health, HealthState, Instance, InstanceKey, Selector, View};
+
+use crate::mark::{Listed, Stamp};
+use crate::{Plan, Side, Sides};
+
+/// How long it is remembered what was shown of a key that has left, so that what one side still
+/// lists of its past isn't taken for a new instance. Above the difference of the sides' delays;
+/// until then, an owner whose clock is behind its predecessor's may wait to be seen.
+pub(crate) const MEMORY: Duration = Duration::from_secs(60);
+
+/// The merged view of one selector.
+#[derive(Debug)]
+pub(crate) struct Merge {
+    plan: Plan,
+    reads: Sides,
+    sides: [Heard; 2],
+    keys: BTreeMap<InstanceKey, Entry>,
+}
+
+/// What is known of one side.
+#[derive(Debug)]
+struct Heard {
+    view: View,
+    /// Whether it has ever been live: before that, what it doesn't list is unknown.
+    ever: bool,
+}
+
+/// What is known of one key.
+#[derive(Debug, Default)]
+struct Entry {
+    sides: [Place; 2],
+    floor: Option<Floor>,
+}
+
+/// One side's word on one key.
+#[derive(Debug, Default)]
+struct Place {
+    listed: Option<Listed>,
+    /// It changed since it was looked at last.
+    is_news: bool,
+    /// It has listed the floor.
+    vouched: bool,
+    /// It has listed the floor, and stopped to while the other side wasn't heard.
+    dropped: bool,
+    /// The generation that it lists is one that the other side has moved on from.
+    passed: bool,
+}
+
+/// The newest that was shown of a key.
+#[derive(Debug)]
+struct Floor {
+    stamp: Stamp,
+    content: Arc<Instance>,
+    shown: Arc<Instance>,
+    /// Since when nobody lists it.
+    left: Option<Instant>,
+}
+
+impl Merge {
+    pub(crate) fn new(selector: &Selector, plan: Plan) -> Self {
+        let unknown = || Heard {
+            view: View::unknown("nothing was heard from it yet"),
+            ever: false,
+        };
+        Self {
+            reads: reads(selector, &plan),
+            plan,
+            sides: [unknown(), unknown()],
+            keys: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in a side's newest view.
+    pub(crate) fn hear(&mut self, side: Side, view: View) {
+        let heard = &mut self.sides[side.index()];
+        heard.ever |= view.is_live();
+        let last = std::mem::replace(&mut heard.view, view.clone());
+        for gone in last.iter().filter(|gone| view.get(gone.key()).is_none()) {
+            if let Some(entry) = self.keys.get_mut(gone.key()) {
+                entry.sides[side.index()].list(None);
+            }
+        }
+        for instance in &view {
+            let known = last.get(instance.key());
+            if known.is_some_and(|known| Arc::ptr_eq(known, instance)) {
+                continue;
+            }
+            let entry = self.keys.entry(instance.key().clone()).or_default();
+            entry.sides[side.index()].list(Some(Listed::new(instance)));
+        }
+    }
+
+    /// Forgets a side, which isn't heard on purpose from now on.
+    pub(crate) fn leave(&mut self, side: Side) {
+        self.sides[side.index()] = Heard {
+            view: View::unknown("it is not in use"),
+            ever: false,
+        };
+        for entry in self.keys.values_mut() {
+            entry.sides[side.index()] = Place::default();
+        }
+    }
+
+    /// Reads according to another plan from now on.
+    pub(crate) fn follow(&mut self, selector: &Selector, plan: Plan) {
+        self.reads = reads(selector, &plan);
+        self.plan = plan;
+    }
+
+    /// The merged view.
+    pub(crate) fn view(&mut self, now: Instant) -> (Vec<Arc<Instance>>, Freshness) {
+        let live = Side::BOTH
+            .into_iter()
+            .filter(|side| self.sides[side.index()].view.is_live())
+            .collect();
+        let ever = Side::BOTH
+            .into_iter()
+            .filter(|side| self.sides[side.index()].ever)
+            .collect();
+        let mut shown = Vec::new();
+        let (plan, mut forgotten) = (&self.plan, Vec::new());
+        for (key, entry) in &mut self.keys {
+            let reads = known(plan.phase(key.service()).reads(), ever);
+            shown.extend(entry.look(reads, live, now));
+            if entry.is_forgotten(now) {
+                forgotten.push(key.clone());
+            }
+        }
+        for key in forgotten {
+            self.keys.remove(&key);
+        }
+        (shown, self.freshness())
+    }
+
+    /// When the view may change without anything being heard.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let left = self.keys.values().filter_map(|entry| entry.floor.as_ref()?.left);
+        left.min().map(|left| left + MEMORY)
+    }
+
+    /// The sides that list an instance under a key, whether they are read or not.
+    pub(crate) fn listed(&self, key: &InstanceKey) -> Sides {
+        let Some(entry) = self.keys.get(key) else {
+            return Sides::NONE;
+        };
+        let lists = |side: &Side| entry.sides[side.index()].listed.is_some();
+        Side::BOTH.into_iter().filter(lists).collect()
+    }
+
+    /// What one side lists under a key.
+    pub(crate) fn listing(&self, side: Side, key: &InstanceKey) -> Option<&Listed> {
+        self.keys.get(key)?.sides[side.index()].listed.as_ref()
+    }
+
+    /// Everything that both sides list, by key.
+    pub(crate) fn listings(
+        &self,
+    ) -> impl Iterator<Item = (&InstanceKey, [Option<&Listed>; 2])> {
+        self.keys.iter().map(|(key, entry)| {
+            let [old, new] = &entry.sides;
+            (key, [old.listed.as_ref(), new.listed.as_ref()])
+        })
+    }
+
+    /// The last view of one side.
+    pub(crate) fn heard(&self, side: Side) -> &View {
+        &self.sides[side.index()].view
+    }
+
+    fn freshness(&self) -> Freshness {
+        let stale = self.reads.iter().filter_map(|side| {
+            let freshness = self.sides[side.index()].view.freshness();
+            match freshness {
+                Freshness::Live => None,
+                Freshness::Stale { since, reason } => Some((*since, format!("{side} side: {reason}"))),
+            }
+        });
+        let stale: Vec<_> = stale.collect();
+        let Some(since) = stale.iter().map(|(since, _)| *since).min() else {
+            return Freshness::Live;
+        };
+        let reasons: Vec<_> = stale.into_iter().map(|(_, reason)| reason).collect();
+        Freshness::Stale {
+            since,
+            reason: reasons.join("; ").into(),
+        }
+    }
+}
+
+impl Place {
+    fn list(&mut self, listed: Option<Listed>) {
+        let generation = |listed: &Option<Listed>| listed.as_ref().map(Listed::generation);
+        if generation(&self.listed) != generation(&listed) {
+            self.passed = false;
+        }
+        self.dropped &= listed.is_none();
+        self.is_news = true;
+        self.listed = listed;
+    }
+
+    fn lists(&self, floor: &Floor) -> bool {
+        !self.passed && self.listed_generation() == Some(floor.stamp.generation)
+    }
+
+    fn listed_generation(&self) -> Option<tidings_api::Generation> {
+        self.listed.as_ref().map(Listed::generation)
+    }
+}
+
+impl Entry {
+    /// Brings the floor up to what is listed, and says what is to be shown.
+    fn look(&mut self, reads: Sides, live: Sides, now: Instant) -> Option<Arc<Instance>> {
+        if let Some(next) = self.next(reads, now) {
+            self.adopt(&next);
+        }
+        self.update(reads);
+        let floor = self.floor.as_mut()?;
+        let mut listed = Sides::NONE;
+        for side in reads.iter() {
+            let place = &mut self.sides[side.index()];
+            if place.lists(floor) {
+                listed = listed.union(side.into());
+                place.vouched = true;
+            } else if place.vouched && place.is_news && live.has(side) {
+                place.dropped |= !live.has(side.other());
+            }
+        }
+        let is_alive = listed.iter().any(|side| live.has(side));
+        let mut dropped = false;
+        for place in &mut self.sides {
+            place.is_news = false;
+            place.dropped &= !is_alive;
+            dropped |= place.dropped;
+        }
+        if listed != Sides::NONE && !dropped {
+            floor.left = None;
+            return Some(floor.shown.clone());
+        }
+        floor.left.get_or_insert(now);
+        None
+    }
+
+    /// What replaces the floor, where something does.
+    fn next(&self, reads: Sides, now: Instant) -> Option<Listed> {
+        let candidates = || {
+            let places = reads.iter().map(|side| &self.sides[side.index()]);
+            places.filter(|place| !place.passed)
+        };
+        let newest = |places: &mut dyn Iterator<Item = &Place>| {
+            let listed = places.filter_map(|place| place.listed.clone());
+            listed.max_by_key(|listed| listed.stamp)
+        };
+        let best = newest(&mut candidates())?;
+        let Some(floor) = &self.floor else {
+            return Some(best);
+        };
+        if best.generation() > floor.stamp.generation {
+            return Some(best);
+        }
+        let moved_on = |place: &&Place| place.vouched && !place.lists(floor);
+        if let Some(next) = newest(&mut candidates().filter(moved_on)) {
+            return Some(next);
+        }
+        let forgotten = floor.left.is_some_and(|left| now >= left + MEMORY);
+        (forgotten && best.generation() < floor.stamp.generation).then_some(best)
+    }
+
+    fn adopt(&mut self, next: &Listed) {
+        let last = self.floor.as_ref().map(|floor| floor.stamp.generation);
+        for place in &mut self.sides {
+            let lists_last = place.listed.is_some() && place.listed_generation() == last;
+            place.passed |= lists_last;
+            (place.vouched, place.dropped) = (false, false);
+        }
+        self.floor = Some(Floor {
+            stamp: next.stamp,
+            content: next.plain.clone(),
+            shown: next.plain.clone(),
+            left: None,
+        });
+    }
+
+    /// Brings the floor's content up to the newest that is listed of its registration.
+    fn update(&mut self, reads: Sides) {
+        let Some(floor) = &mut self.floor else {
+            return;
+        };
+        let mut same = Vec::new();
+        for side in reads.iter() {
+            let place = &self.sides[side.index()];
+            let Some(listed) = place.listed.as_ref().filter(|_| place.lists(floor)) else {
+                continue;
+            };
+            let newer = listed.stamp.revision > floor.stamp.revision;
+            let changed = listed.stamp == floor.stamp && place.is_news;
+            if newer {
+                same.clear();
+            }
+            if newer || changed {
+                floor.stamp = listed.stamp;
+                floor.content = listed.plain.clone();
+            }
+            if listed.stamp == floor.stamp {
+                same.push(listed.plain.health());
+            }
+        }
+        // Two sides may differ about the health of one content: a check of Consul's own says more
+        // than the owner did. The worse one is believed.
+        let worst = same.into_iter().max_by_key(|health| badness(health));
+        let worst = worst.unwrap_or_else(|| floor.shown.health());
+        let content = if floor.content.health() == worst {
+            floor.content.clone()
+        } else {
+            Arc::new(Instance::clone(&floor.content).with_health(worst.clone()))
+        };
+        if *floor.shown != *content {
+            floor.shown = content;
+        }
+    }
+
+    fn is_forgotten(&self, now: Instant) -> bool {
+        self.sides.iter().all(|place| place.listed.is_none())
+            && self
+                .floor
+                .as_ref()
+                .is_none_or(|floor| floor.left.is_some_and(|left| now >= left + MEMORY))
+    }
+}
+
+/// The sides that a selector's view is made of.
+fn reads(selector: &Selector, plan: &Plan) -> Sides {
+    match selector {
+        Selector::Service(service) => plan.phase(service).reads(),
+        Selector::All => plan
+            .phases()
+            .fold(Sides::NONE, |sides, phase| sides.union(phase.reads())),
+    }
+}
+
+/// A side that was never heard says nothing. Until it does, the other one is better than nothing:
+/// switching to a backend that is down empties no view.
+fn known(reads: Sides, ever: Sides) -> Sides {
+    if reads.iter().any(|side| ever.has(side)) {
+        reads
+    } else {
+        reads.union(ever)
+    }
+}
+
+fn badness(health: &Health) -> u8 {
+    match health.state() {
+        HealthState::Passing => 0,
+        HealthState::Warning => 1,
+        HealthState::Draining => 2,
+        HealthState::Critical => 3,
+    }
+}
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,286 @@
+use tidings_api::Generation;
+
+use super::*;
+use crate::Phase;
+use crate::mark::Mark;
+
+struct Bench {
+    merge: Merge,
+    now: Instant,
+}
+
+fn bench(phase: Phase) -> Bench {
+    Bench {
+        merge: Merge::new(&Selector::All, phase.into()),
+        now: Instant::now(),
+    }
+}
+
+impl Bench {
+    fn hears(&mut self, side: Side, instances: &[Instance]) {
+        let instances = instances.iter().cloned().map(Arc::new).collect();
+        self.merge.hear(side, View::new(instances, Freshness::Live));
+    }
+
+    fn loses(&mut self, side: Side) {
+        let view = self.merge.heard(side).clone();
+        self.merge.hear(side, view.with_freshness(Freshness::stale("gone")));
+    }
+
+    fn returns(&mut self, side: Side) {
+        let view = self.merge.heard(side).clone();
+        self.merge.hear(side, view.with_freshness(Freshness::Live));
+    }
+
+    /// Generation and port of each.
+    fn shows(&mut self) -> Vec<(u64, u16)> {
+        let (instances, _) = self.merge.view(self.now);
+        let in_short = |i: &Arc<Instance>| (i.generation().number(), i.address().port());
+        instances.iter().map(in_short).collect()
+    }
+
+    fn freshness(&mut self) -> Freshness {
+        self.merge.view(self.now).1
+    }
+}
+
+/// The content is told by the port.
+fn marked(generation: u64, revision: u64) -> Instance {
+    let stamp = Stamp {
+        generation: Generation::new(generation),
+        revision,
+    };
+    let phase = Phase::BothReadMerged;
+    let port = 1 + u16::try_from(revision).unwrap();
+    Mark { stamp, phase }.put_on(&plain(777, port))
+}
+
+fn plain(generation: u64, port: u16) -> Instance {
+    let instance = Instance::new("web", format!("10.0.0.1:{port}")).unwrap();
+    let instance = instance.with_id("a").unwrap();
+    instance.with_generation(Generation::new(generation))
+}
+
+#[test]
+fn one_registration_on_two_sides_is_one_instance() {
+    let mut bench = bench(Phase::BothReadMerged);
+    bench.hears(Side::Old, &[marked(10, 1)]);
+    let first = bench.merge.view(bench.now).0;
+    bench.hears(Side::New, &[marked(10, 1).with_generation(Generation::new(900))]);
+    let both = bench.merge.view(bench.now).0;
+    assert_eq!(first, both);
+    assert!(Arc::ptr_eq(&first[0], &both[0]), "nothing has changed");
+    assert_eq!(bench.merge.listed(first[0].key()), Sides::BOTH);
+    assert!(first[0].metadata().is_empty(), "the mark is kept from applications");
+}
+
+#[test]
+fn the_newest_content_is_shown_and_never_an_older_one_again() {
+    let mut bench = bench(Phase::BothReadMerged);
+    bench.hears(Side::Old, &[marked(10, 1)]);
+    bench.hears(Side::New, &[marked(10, 3)]);
+    assert_eq!(bench.shows(), [(10, 4)]);
+    bench.hears(Side::Old, &[marked(10, 2)]);
+    assert_eq!(bench.shows(), [(10, 4)]);
+    bench.hears(Side::New, &[]);
+    assert_eq!(bench.shows(), [(10, 4)], "the old side still lists the registration");
+    bench.hears(Side::Old, &[]);
+    assert_eq!(bench.shows(), []);
+}
+
+#[test]
+fn an_outage_takes_nothing_away() {
+    let mut bench = bench(Phase::BothReadMerged);
+    bench.hears(Side::Old, &[marked(10, 1)]);
+    bench.hears(Side::New, &[]);
+    assert!(bench.freshness().is_live());
+    bench.loses(Side::Old);
+    assert_eq!(bench.shows(), [(10, 2)]);
+    let Freshness::Stale { reason, .. } = bench.freshness() else {
+        panic!("live in an outage");
+    };
+    assert_eq!(&*reason, "old side: gone");
+    bench.returns(Side::Old);
+    assert_eq!(bench.shows(), [(10, 2)]);
+    assert!(bench.freshness().is_live());
+}
+
+#[test]
+fn in_an_outage_the_side_that_is_heard_decides() {
+    let mut bench = bench(Phase::BothReadMerged);
+    bench.hears(Side::Old, &[marked(10, 1)]);
+    bench.hears(Side::New, &[marked(10, 1)]);
+    assert_eq!(bench.shows(), [(10, 2)]);
+    bench.loses(Side::Old);
+    bench.hears(Side::New, &[]);
+    assert_eq!(bench.shows(), [], "gone from the healthy side that listed it");
+    bench.loses(Side::New);
+    assert_eq!(bench.shows(), [], "what was authoritative stays so");
+    bench.returns(Side::Old);
+    assert_eq!(bench.shows(), [(10, 2)], "it is there after all");
+}
+
+#[test]
+fn an_outage_does_not_make_an_earlier_loss_final() {
+    let mut bench = bench(Phase::BothReadMerged);
+    bench.hears(Side::Old, &[marked(10, 1)]);
+    bench.hears(Side::New, &[marked(10, 1)]);
+    bench.shows();
+    bench.hears(Side::Old, &[]);
+    assert_eq!(bench.shows(), [(10, 2)], "its lease on the old side was lost");
+    bench.loses(Side::New);
+    assert_eq!(bench.shows(), [(10, 2)]);
+    bench.returns(Side::New);
+    bench.hears(Side::New, &[]);
+    assert_eq!(bench.shows(), []);
+}
+
+#[test]
+fn with_both_sides_lost_nothing_changes() {
+    let mut bench = bench(Phase::BothReadMerged);
+    bench.hears(Side::Old, &[marked(10, 1)]);
+    bench.hears(Side::New, &[marked(10, 1)]);
+    bench.shows();
+    bench.loses(Side::Old);
+    bench.loses(Side::New);
+    assert_eq!(bench.shows(), [(10, 2)]);
+}
+
+#[test]
+fn a_newer_registration_replaces_an_older_one_on_the_other_side() {
+    let mut bench = bench(Phase::BothReadMerged);
+    bench.hears(Side::Old, &[marked(10, 5)]);
+    bench.hears(Side::New, &[marked(10, 5)]);
+    assert_eq!(bench.shows(), [(10, 6)]);
+    bench.hears(Side::New, &[marked(20, 0)]);
+    assert_eq!(bench.shows(), [(20, 1)]);
+    bench.hears(Side::New, &[]);
+    assert_eq!(bench.shows(), [], "the older one is not brought back");
+    bench.hears(Side::Old, &[marked(20, 0)]);
+    assert_eq!(bench.shows(), [(20, 1)]);
+}
+
+#[test]
+fn a_side_that_moves_on_is_believed_whatever_the_clocks_say() {
+    let mut bench = bench(Phase::BothReadMerged);
+    bench.hears(Side::Old, &[marked(90, 1)]);
+    bench.hears(Side::New, &[marked(90, 1)]);
+    assert_eq!(bench.shows(), [(90, 2)]);
+    bench.hears(Side::Old, &[marked(10, 2)]);
+    assert_eq!(bench.shows(), [(10, 3)]);
+    bench.hears(Side::New, &[marked(10, 2)]);
+    assert_eq!(bench.shows(), [(10, 3)]);
+    bench.hears(Side::Old, &[]);
+    bench.hears(Side::New, &[]);
+    assert_eq!(bench.shows(), []);
+}
+
+#[test]
+fn an_owner_whose_clock_is_behind_is_seen_after_a_while() {
+    let mut bench = bench(Phase::BothReadMerged);
+    bench.hears(Side::Old, &[marked(90, 1)]);
+    bench.hears(Side::New, &[]);
+    assert_eq!(bench.shows(), [(90, 2)]);
+    bench.hears(Side::Old, &[]);
+    bench.hears(Side::New, &[marked(10, 1)]);
+    assert_eq!(bench.shows(), [], "it may be the past");
+    assert_eq!(bench.merge.deadline(), Some(bench.now + MEMORY));
+    bench.now += MEMORY;
+    assert_eq!(bench.shows(), [(10, 2)]);
+}
+
+#[test]
+fn the_past_of_a_slow_side_is_not_shown_again() {
+    let mut bench = bench(Phase::BothReadMerged);
+    bench.hears(Side::Old, &[marked(10, 3)]);
+    bench.hears(Side::New, &[]);
+    assert_eq!(bench.shows(), [(10, 4)]);
+    bench.hears(Side::Old, &[]);
+    assert_eq!(bench.shows(), []);
+    bench.hears(Side::New, &[marked(9, 1)]);
+    assert_eq!(bench.shows(), []);
+    bench.hears(Side::New, &[marked(10, 1)]);
+    assert_eq!(bench.shows(), [(10, 4)], "listed after all, but never an older content");
+}
+
+#[test]
+fn without_a_mark_the_last_change_is_shown() {
+    let mut bench = bench(Phase::BothReadMerged);
+    bench.hears(Side::Old, &[plain(0, 1)]);
+    bench.hears(Side::New, &[plain(0, 2)]);
+    bench.shows();
+    bench.hears(Side::Old, &[plain(0, 3)]);
+    assert_eq!(bench.shows(), [(0, 3)]);
+    bench.hears(Side::New, &[plain(0, 4)]);
+    assert_eq!(bench.shows(), [(0, 4)]);
+}
+
+#[test]
+fn the_worse_health_of_two_is_believed() {
+    let mut bench = bench(Phase::BothReadMerged);
+    let ill = marked(10, 1).with_health(Health::critical("a check of the server"));
+    bench.hears(Side::Old, &[marked(10, 1)]);
+    bench.hears(Side::New, &[ill]);
+    let health = |bench: &mut Bench| bench.merge.view(bench.now).0[0].health().state();
+    assert_eq!(health(&mut bench), HealthState::Critical);
+    bench.hears(Side::New, &[marked(10, 1)]);
+    assert_eq!(health(&mut bench), HealthState::Passing);
+    bench.hears(Side::Old, &[marked(10, 2).with_health(Health::draining())]);
+    assert_eq!(health(&mut bench), HealthState::Draining);
+    bench.hears(Side::Old, &[marked(10, 3)]);
+    assert_eq!(health(&mut bench), HealthState::Passing, "the newer content says so");
+}
+
+#[test]
+fn only_what_is_read_is_shown() {
+    for (phase, shown) in [
+        (Phase::Old, vec![(1, 1)]),
+        (Phase::BothReadOld, vec![(1, 1)]),
+        (Phase::BothReadMerged, vec![(2, 2)]),
+        (Phase::BothReadNew, vec![(2, 2)]),
+    ] {
+        let mut bench = bench(phase);
+        bench.hears(Side::Old, &[plain(1, 1)]);
+        bench.hears(Side::New, &[plain(2, 2)]);
+        assert_eq!(bench.shows(), shown, "{phase}");
+    }
+}
+
+#[test]
+fn switching_to_a_side_that_was_never_heard_empties_nothing() {
+    let mut bench = bench(Phase::BothReadOld);
+    bench.hears(Side::Old, &[marked(10, 1)]);
+    assert_eq!(bench.shows(), [(10, 2)]);
+    bench.merge.follow(&Selector::All, Phase::BothReadNew.into());
+    assert_eq!(bench.shows(), [(10, 2)]);
+    assert!(!bench.freshness().is_live());
+    bench.hears(Side::New, &[]);
+    assert_eq!(bench.shows(), []);
+    assert!(bench.freshness().is_live());
+}
+
+#[test]
+fn a_plan_has_a_phase_for_each_service() {
+    let services = [("web".parse().unwrap(), Phase::BothReadNew)].into();
+    let all = Phase::BothReadOld;
+    let mut bench = bench(all);
+    let other = Instance::new("other", "10.0.0.1:9").unwrap();
+    bench.hears(Side::Old, &[plain(1, 1), other]);
+    bench.hears(Side::New, &[]);
+    assert_eq!(bench.shows().len(), 2);
+    bench.merge.follow(&Selector::All, Plan { all, services });
+    assert_eq!(bench.shows(), [(0, 9)]);
+}
+
+#[test]
+fn nothing_is_remembered_for_ever() {
+    let mut bench = bench(Phase::BothReadMerged);
+    bench.hears(Side::Old, &[marked(10, 1)]);
+    bench.hears(Side::New, &[]);
+    bench.shows();
+    bench.hears(Side::Old, &[]);
+    bench.shows();
+    bench.now += MEMORY;
+    bench.shows();
+    assert!(bench.merge.keys.is_empty() && bench.merge.deadline().is_none());
+}
