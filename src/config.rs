@@ -7,7 +7,7 @@ use serde::Deserialize;
 use tidings_api::config::{Options, shown};
 use tidings_api::{DiscoveryUrl, Error, Result};
 
-use crate::connect::{Backend, COMPILED_IN, Source};
+use crate::connect::{Backend, COMPILED_IN, MIGRATION, Source};
 
 /// Which backend to use, and how: either a URL, or the name of a backend with its fields.
 ///
@@ -45,7 +45,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads the table `[discovery]` of a TOML text; other tables are the service's own.
+    /// Reads the table `[discovery]` of a TOML text, or `[discovery.migration]` for a move from one
+    /// backend to another; other tables are the service's own.
     ///
     /// # Errors
     /// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) where the text is no TOML, has no such
@@ -62,9 +63,10 @@ impl Config {
                  fields",
             )
         })?;
+        let (table, place) = migration_in(table);
         let options: Options = table
             .try_into()
-            .map_err(|error| Error::invalid_config(format!("[discovery]: {}", error.message())))?;
+            .map_err(|error| Error::invalid_config(format!("{place}: {}", error.message())))?;
         options.try_into()
     }
 
@@ -213,6 +215,21 @@ impl TryFrom<tidings_gossip::GossipConfig> for Config {
         config.validate()?;
         let backend = Backend::Gossip(config);
         Ok(Self { backend })
+    }
+}
+
+/// `[discovery.migration]` alone is short for `[discovery]` with `backend = "migration"` and its
+/// fields.
+fn migration_in(discovery: toml::Value) -> (toml::Value, &'static str) {
+    let migration = |value: &toml::Value| {
+        let table = value.as_table().filter(|table| table.len() == 1)?;
+        let mut fields = table.get(MIGRATION)?.as_table()?.clone();
+        let name = fields.insert("backend".into(), MIGRATION.into());
+        name.is_none().then_some(fields)
+    };
+    match migration(&discovery) {
+        Some(fields) => (fields.into(), "[discovery.migration]"),
+        None => (discovery, "[discovery]"),
     }
 }
 

@@ -10,11 +10,13 @@ use tidings_consul::{ConsulConfig, ConsulDiscovery};
 use tidings_etcd::{EtcdConfig, EtcdDiscovery};
 #[cfg(feature = "gossip")]
 use tidings_gossip::{GossipConfig, GossipDiscovery};
+use tidings_migration::Migration;
 #[cfg(feature = "zk")]
 use tidings_zk::{ZkConfig, ZkDiscovery};
 
 use crate::Config;
 use crate::memory::MemoryConfig;
+use crate::migration::{MigrationConfig, Starting};
 
 /// Starts the backend that a URL or a [`Config`] names.
 ///
@@ -52,8 +54,30 @@ pub(crate) enum Backend {
     #[cfg(feature = "gossip")]
     Gossip(GossipConfig),
     Memory(MemoryConfig),
+    Migration(MigrationConfig),
     #[cfg(feature = "zk")]
     Zk(ZkConfig),
+}
+
+/// Starts the [`Migration`] that a [`Config`] describes, and returns it as what it is: to
+/// [report](Migration::report) how far everybody is, and to [change](Migration::set_phase) the phase
+/// at run time. [`connect`] starts the same, as any [`Discovery`].
+///
+/// # Errors
+/// [`InvalidConfig`](crate::ErrorKind::InvalidConfig) where the configuration is of another kind,
+/// and as [`connect`].
+pub async fn connect_migration<C>(config: C) -> Result<Migration>
+where
+    C: TryInto<Config>,
+    Error: From<C::Error>,
+{
+    match config.try_into()?.into_backend() {
+        Backend::Migration(config) => config.start().await,
+        other => Err(Error::invalid_config(format!(
+            "backend \"{}\" is no migration: accepted is a table [discovery.migration]",
+            other.name()
+        ))),
+    }
 }
 
 /// Where a configuration comes from.
@@ -62,6 +86,9 @@ pub(crate) enum Source<'a> {
     Url(&'a DiscoveryUrl),
     Options(&'a Options),
 }
+
+/// Not a backend of its own, but two.
+pub(crate) const MIGRATION: &str = tidings_migration::BACKEND;
 
 /// The backends there are, each with a feature of its name but for `memory`.
 const ALL: &[&str] = &["consul", "etcd", "gossip", "memory", "zk"];
@@ -98,6 +125,15 @@ impl Backend {
             "memory" => source
                 .read(MemoryConfig::from_url, MemoryConfig::from_options)
                 .map(Self::Memory),
+            // Two backends, and so no URL.
+            MIGRATION => match source {
+                Source::Options(options) => {
+                    MigrationConfig::from_options(options).map(Self::Migration)
+                }
+                Source::Url(_) => Err(Error::invalid_config(
+                    "a migration has no url: accepted is a table [discovery.migration] with from and to",
+                )),
+            },
             #[cfg(feature = "zk")]
             "zk" => source
                 .read(ZkConfig::from_url, ZkConfig::from_options)
@@ -115,6 +151,25 @@ impl Backend {
         }
     }
 
+    pub(crate) fn start_boxed(self) -> Starting {
+        Box::pin(self.start())
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            #[cfg(feature = "consul")]
+            Self::Consul(_) => "consul",
+            #[cfg(feature = "etcd")]
+            Self::Etcd(_) => "etcd",
+            #[cfg(feature = "gossip")]
+            Self::Gossip(_) => "gossip",
+            Self::Memory(_) => "memory",
+            Self::Migration(_) => MIGRATION,
+            #[cfg(feature = "zk")]
+            Self::Zk(_) => "zk",
+        }
+    }
+
     async fn start(self) -> Result<Arc<dyn Discovery>> {
         match self {
             #[cfg(feature = "consul")]
@@ -124,6 +179,7 @@ impl Backend {
             #[cfg(feature = "gossip")]
             Self::Gossip(config) => Ok(Arc::new(GossipDiscovery::start(config).await?)),
             Self::Memory(config) => Ok(Arc::new(config.registry().connect())),
+            Self::Migration(config) => Ok(Arc::new(config.start().await?)),
             #[cfg(feature = "zk")]
             Self::Zk(config) => Ok(Arc::new(ZkDiscovery::start(config).await?)),
         }

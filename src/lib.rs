@@ -80,6 +80,29 @@
 //! Configuration is strict: what isn't known, or is out of range, is an error that names it and
 //! says what is accepted.
 //!
+//! # Moving to another backend
+//!
+//! A configuration with two backends is a [`Migration`]: what is registered is in both, what is
+//! watched is the union, as far as its [`Phase`] says. The guide is `docs/migration.md`.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> tidings::Result<()> {
+//! let config = tidings::Config::from_toml(
+//!     r#"
+//!     [discovery.migration]
+//!     from = "memory://here"       # gossip://…
+//!     to = "memory://there"        # etcd://…
+//!     phase = "both-read-old"      # or automatic
+//!     "#,
+//! )?;
+//! let discovery = tidings::connect_migration(config).await?;
+//! let moved = discovery.set_phase(tidings::Phase::BothReadMerged).await;
+//! moved.expect("both can be heard");
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Writing a backend
 //!
 //! Depend on `tidings-api`: it has the [`Discovery`] contract and what feeds a watch.
@@ -88,9 +111,10 @@ mod config;
 pub use config::Config;
 
 mod connect;
-pub use connect::connect;
+pub use connect::{connect, connect_migration};
 
 mod memory;
+mod migration;
 
 #[cfg(feature = "consul")]
 pub use tidings_consul as consul;
@@ -100,6 +124,10 @@ pub use tidings_etcd as etcd;
 pub use tidings_gossip as gossip;
 #[cfg(feature = "zk")]
 pub use tidings_zk as zk;
+
+/// Moving from one backend to another, with nobody losing sight of anybody.
+pub use tidings_migration as moving;
+pub use tidings_migration::{Migration, Phase};
 
 pub use tidings_api::{
     Address, Bounds, Change, Changes, Connection, Discovery, DiscoveryExt, DiscoveryUrl, Error,

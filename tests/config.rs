@@ -299,6 +299,43 @@ mod errors {
     }
 
     #[test]
+    fn a_migration_is_a_table_of_its_own_or_a_backend() {
+        let ends = "from = \"memory://a\"\nto = \"memory://b\"\nphase = \"both-read-merged\"";
+        let short = Config::from_toml(&format!("[discovery.migration]\n{ends}")).unwrap();
+        let long = Config::from_toml(&format!("[discovery]\nbackend = \"migration\"\n{ends}"));
+        let vars = from_vars(&[
+            ("TIDINGS_BACKEND", "migration"),
+            ("TIDINGS_FROM", "memory://a"),
+            ("TIDINGS_TO", "memory://b"),
+            ("TIDINGS_PHASE", "both-read-merged"),
+        ]);
+        assert!(short == long.unwrap() && short == vars.unwrap());
+        for (fields, text) in [
+            (
+                "to = \"memory://\"",
+                "migration: from is missing: accepted is the url of a backend",
+            ),
+            (
+                "from = \"memory://\"\nto = \"memory://\"\nphase = \"both\"",
+                "migration: phase \"both\": accepted are old, both-read-old, both-read-merged, \
+                 both-read-new, new, automatic",
+            ),
+            (
+                "from = \"memory://\"\nto = \"migration://\"",
+                "migration: to: a migration has no url: accepted is a table [discovery.migration] \
+                 with from and to",
+            ),
+            (
+                "from = \"memory://\"\nto = \"memory://\"\nstaedy = \"1s\"",
+                "migration: unknown option \"staedy\": accepted are from, to, phase, name, steady",
+            ),
+        ] {
+            let toml = format!("[discovery.migration]\n{fields}");
+            assert_refused(Config::from_toml(&toml), text);
+        }
+    }
+
+    #[test]
     fn variables_are_named_as_variables() {
         assert_refused(
             from_vars(&[("TIDINGS_BACKEND", "memory"), ("TIDINGS_NMAE", "x")]),

@@ -147,11 +147,7 @@ impl Instance {
             self.metadata.len() - reserved,
             METADATA_ENTRIES_MAX,
         )?;
-        check_count(
-            "reserved metadata entries",
-            reserved,
-            METADATA_RESERVED_MAX,
-        )?;
+        check_count("reserved metadata entries", reserved, METADATA_RESERVED_MAX)?;
         Ok(self)
     }
 
@@ -428,7 +424,9 @@ mod tests {
         });
         assert!(full.clone().with_metadata("k0", "again").is_ok());
         let reserved = |n| format!("{METADATA_RESERVED_PREFIX}{n}");
-        let marked = (0..4).fold(full.clone(), |i, n| i.with_metadata(reserved(n), "").unwrap());
+        let marked = (0..4).fold(full.clone(), |i, n| {
+            i.with_metadata(reserved(n), "").unwrap()
+        });
         assert!(marked.clone().with_metadata(reserved(4), "").is_err());
         assert!(marked.clone().with_metadata("one-more", "v").is_err());
         let back = (0..4).fold(marked, |i, n| i.without_metadata(&reserved(n)));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tidings_api::{InstanceKey, ServiceName};
 
-use crate::mark::Listed;
+use crate::mark::{Listed, Stamp};
 use crate::{PARTICIPANTS, Side};
 
 /// What is different between the two sides about one instance.
@@ -17,9 +17,14 @@ pub enum Difference {
     Missing,
     /// It is on the new side, and not on the old one: whoever reads the old one alone misses it.
     Extra,
-    /// Both list it, with other content.
+    /// Both list it, with other content: one side is behind. It is counted as long as that side
+    /// doesn't move, and stands in the way after [`LAG_MAX`].
     Different,
 }
+
+/// How long one side may be behind with a change without standing in the way of a step: under
+/// steady changes, one of two always is.
+pub const LAG_MAX: Duration = Duration::from_secs(5);
 
 /// How the two sides of one service agree, as this process sees them.
 #[derive(Clone, Debug)]
@@ -29,10 +34,9 @@ pub struct Coverage {
     pub matching: usize,
     /// The others, each with how long it is so.
     pub differences: BTreeMap<InstanceKey, (Difference, Duration)>,
-    /// How long both sides have been heard and all instances matched; `None` while it isn't so.
-    pub matched_for: Option<Duration>,
     /// Instances on the old side whose owners don't migrate, as they have no mark.
     pub unmarked: Vec<InstanceKey>,
+    covered_for: [Option<Duration>; 2],
 }
 
 /// What a coverage is made of, kept up to date.
@@ -44,9 +48,17 @@ pub(crate) struct Tally {
 #[derive(Debug)]
 struct Service {
     matching: usize,
-    differences: BTreeMap<InstanceKey, (Difference, Instant)>,
-    matched_since: Option<Instant>,
+    differences: BTreeMap<InstanceKey, Since>,
+    covered_since: [Option<Instant>; 2],
     unmarked: Vec<InstanceKey>,
+}
+
+/// A difference, since when, and where the side is that is behind.
+#[derive(Clone, Copy, Debug)]
+struct Since {
+    difference: Difference,
+    since: Instant,
+    behind: Option<Stamp>,
 }
 
 impl fmt::Display for Difference {
@@ -71,11 +83,11 @@ impl Tally {
         let mut last = std::mem::take(&mut self.services);
         let mut tally = |service: &ServiceName| {
             let before = last.remove(service);
-            let (differences, matched_since) = match before {
-                Some(before) => (before.differences, before.matched_since),
-                None => (BTreeMap::new(), None),
+            let (differences, covered_since) = match before {
+                Some(before) => (before.differences, before.covered_since),
+                None => (BTreeMap::new(), [None; 2]),
             };
-            (Service::new(matched_since), differences)
+            (Service::new(covered_since), differences)
         };
         let mut current = BTreeMap::<ServiceName, (Service, BTreeMap<_, _>)>::new();
         if let Some(service) = watched {
@@ -93,9 +105,11 @@ impl Tally {
         self.services = current
             .into_iter()
             .map(|(name, (mut service, _))| {
-                let matched = heard && service.differences.is_empty();
-                let since = service.matched_since.unwrap_or(now);
-                service.matched_since = matched.then_some(since);
+                for side in Side::BOTH {
+                    let covers = heard && service.covers(side, now);
+                    let since = &mut service.covered_since[side.index()];
+                    *since = since.or(Some(now)).filter(|_| covers);
+                }
                 (name, service)
             })
             .collect();
@@ -110,11 +124,11 @@ impl Tally {
 }
 
 impl Service {
-    fn new(matched_since: Option<Instant>) -> Self {
+    fn new(covered_since: [Option<Instant>; 2]) -> Self {
         Self {
             matching: 0,
             differences: BTreeMap::new(),
-            matched_since,
+            covered_since,
             unmarked: Vec::new(),
         }
     }
@@ -123,7 +137,7 @@ impl Service {
         &mut self,
         key: &InstanceKey,
         [old, new]: [Option<&Listed>; 2],
-        before: &BTreeMap<InstanceKey, (Difference, Instant)>,
+        before: &BTreeMap<InstanceKey, Since>,
         now: Instant,
     ) {
         if old.is_some_and(|old| old.phase.is_none()) {
@@ -139,28 +153,63 @@ impl Service {
             }
             (Some(_), Some(_)) => Difference::Different,
         };
-        let since = before.get(key).filter(|(last, _)| *last == difference);
-        let since = since.map_or(now, |(_, since)| *since);
-        self.differences.insert(key.clone(), (difference, since));
+        let behind = match (old, new) {
+            (Some(old), Some(new)) if is_one(old, new) => Some(old.stamp.min(new.stamp)),
+            _ => None,
+        };
+        let last = before.get(key);
+        let last = last.filter(|last| last.difference == difference && last.behind == behind);
+        let since = Since {
+            difference,
+            since: last.map_or(now, |last| last.since),
+            behind,
+        };
+        self.differences.insert(key.clone(), since);
+    }
+
+    /// Whether whoever reads this side alone misses nothing.
+    fn covers(&self, side: Side, now: Instant) -> bool {
+        let differences = self.differences.values();
+        let mut in_the_way = differences.filter(|since| match since.difference {
+            Difference::Missing => side == Side::New,
+            Difference::Extra => side == Side::Old,
+            Difference::Different => !since.is_lag(now),
+        });
+        in_the_way.next().is_none()
     }
 
     fn report(&self, now: Instant) -> Coverage {
-        let differences = self.differences.iter().map(|(key, (difference, since))| {
-            let lasts = now.saturating_duration_since(*since);
-            (key.clone(), (*difference, lasts))
+        let differences = self.differences.iter().map(|(key, since)| {
+            let lasts = now.saturating_duration_since(since.since);
+            (key.clone(), (since.difference, lasts))
         });
         Coverage {
             matching: self.matching,
             differences: differences.collect(),
-            matched_for: self
-                .matched_since
-                .map(|since| now.saturating_duration_since(since)),
             unmarked: self.unmarked.clone(),
+            covered_for: self
+                .covered_since
+                .map(|since| Some(now.saturating_duration_since(since?))),
         }
     }
 }
 
+impl Since {
+    /// Whether it is but a change that one side hasn't shown yet.
+    fn is_lag(self, now: Instant) -> bool {
+        let lasts = now.saturating_duration_since(self.since);
+        self.behind.is_some() && lasts < LAG_MAX
+    }
+}
+
 impl Coverage {
+    /// How long both sides have been heard, and everything on the other side was on this one too,
+    /// but for what is different for less than [`LAG_MAX`]; `None` while it isn't so.
+    #[must_use]
+    pub fn covered_for(&self, side: Side) -> Option<Duration> {
+        self.covered_for[side.index()]
+    }
+
     /// The instances that whoever reads this side alone misses.
     pub fn missed_on(&self, side: Side) -> impl Iterator<Item = &InstanceKey> {
         let missed = match side {
@@ -172,6 +221,12 @@ impl Coverage {
             .filter(move |(_, (difference, _))| *difference == missed)
             .map(|(key, _)| key)
     }
+}
+
+/// Whether two entries are of one registration, as far as can be told.
+fn is_one(old: &Listed, new: &Listed) -> bool {
+    let marked = old.phase.is_some() && new.phase.is_some();
+    !marked || old.generation() == new.generation()
 }
 
 /// Whether two entries are of one registration and say the same. Without marks there is no telling
@@ -195,7 +250,9 @@ mod tests {
     fn listed(id: &str, port: u16, generation: u64) -> Listed {
         let instance = Instance::new("web", format!("10.0.0.1:{port}")).unwrap();
         let instance = instance.with_id(id).unwrap();
-        Listed::new(&Arc::new(instance.with_generation(Generation::new(generation))))
+        Listed::new(&Arc::new(
+            instance.with_generation(Generation::new(generation)),
+        ))
     }
 
     #[test]
@@ -206,12 +263,17 @@ mod tests {
         let second = Duration::from_secs(1);
         let mut step = |at: u32, old: Option<&Listed>, new: Option<&Listed>, heard| {
             let now = start + second * at;
-            tally.update(Some(key.service()), [(key, [old, new])].into_iter(), heard, now);
+            tally.update(
+                Some(key.service()),
+                [(key, [old, new])].into_iter(),
+                heard,
+                now,
+            );
             tally.report(now + second).remove(key.service()).unwrap()
         };
         let missing = step(0, Some(&a), None, true);
         assert_eq!(missing.differences[key], (Difference::Missing, second));
-        assert!(missing.missed_on(Side::New).eq([key]) && missing.matched_for.is_none());
+        assert!(missing.missed_on(Side::New).eq([key]) && missing.covered_for(Side::New).is_none());
         let missing = step(3, Some(&a), None, true);
         assert_eq!(missing.differences[key], (Difference::Missing, second * 4));
         assert_eq!(missing.unmarked, [key.clone()]);
@@ -219,12 +281,46 @@ mod tests {
         assert_eq!(different.differences[key], (Difference::Different, second));
 
         let same = listed("a", 1, 900);
-        assert_eq!(step(5, Some(&a), Some(&same), true).matched_for, Some(second));
-        assert_eq!(step(8, Some(&a), Some(&same), true).matched_for, Some(second * 4));
-        assert_eq!(step(9, Some(&a), Some(&same), false).matched_for, None);
+        assert_eq!(
+            step(5, Some(&a), Some(&same), true).covered_for(Side::New),
+            Some(second * 2)
+        );
+        assert_eq!(
+            step(8, Some(&a), Some(&same), true).covered_for(Side::New),
+            Some(second * 5)
+        );
+        assert_eq!(
+            step(9, Some(&a), Some(&same), false).covered_for(Side::New),
+            None
+        );
         let extra = step(10, None, Some(&same), true);
+        assert!(extra.covered_for(Side::Old).is_none());
+        assert_eq!(
+            extra.covered_for(Side::New),
+            Some(second),
+            "the new side has it all"
+        );
         assert_eq!(extra.differences[key], (Difference::Extra, second));
         let empty = step(11, None, None, true);
-        assert!(empty.differences.is_empty() && empty.matched_for == Some(second));
+        assert!(empty.differences.is_empty() && empty.covered_for(Side::Old) == Some(second));
+
+        // One side that is always a little behind matches; one that stays behind doesn't.
+        for at in 20..40_u32 {
+            let (ahead, behind) = (listed("a", 1, at.into()), listed("a", 2, u64::from(at) - 1));
+            let lags = step(at, Some(&ahead), Some(&behind), true);
+            assert_eq!(lags.covered_for(Side::New), Some(second * (at - 9)));
+        }
+        let (ahead, behind) = (listed("a", 1, 50), listed("a", 2, 49));
+        step(50, Some(&ahead), Some(&behind), true);
+        assert!(
+            step(54, Some(&ahead), Some(&behind), true)
+                .covered_for(Side::New)
+                .is_some()
+        );
+        assert!(
+            step(55, Some(&ahead), Some(&behind), true)
+                .covered_for(Side::New)
+                .is_none()
+        );
     }
 }

@@ -127,9 +127,11 @@ impl Inner {
     }
 
     pub(crate) async fn close(&self) -> Result<()> {
-        let _one_at_a_time = self.steps.lock().await;
         self.lock().closed = true;
         self.tasks.end().await;
+        // Whoever waits for a task that has ended, such as a step under way.
+        self.lock().map.values().for_each(Offer::notify);
+        let _one_at_a_time = self.steps.lock().await;
         self.publisher.close();
         self.topics().clear();
         let close = |side: Side| async move {
@@ -158,6 +160,10 @@ impl Inner {
         self.desire(&instance).map(drop)
     }
 
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// Brings everything to the sides anew, after a change of the plan.
     pub(crate) fn again(&self) {
         for offer in self.lock().map.values_mut() {
@@ -170,7 +176,9 @@ impl Inner {
         let all: Vec<_> = {
             let offers = self.lock();
             let versions = offers.map.iter();
-            versions.map(|(key, offer)| (key.clone(), offer.version)).collect()
+            versions
+                .map(|(key, offer)| (key.clone(), offer.version))
+                .collect()
         };
         for (key, version) in all {
             self.settle(&key, version).await;
@@ -181,7 +189,10 @@ impl Inner {
     pub(crate) fn own(&self, side: Side) -> Vec<(InstanceKey, bool)> {
         let status = self.handles.get(side).map(|handle| handle.status());
         let offers = self.lock();
-        let owned = offers.map.iter().filter(|(_, offer)| offer.owned().is_some());
+        let owned = offers
+            .map
+            .iter()
+            .filter(|(_, offer)| offer.owned().is_some());
         let is_there = |key: &InstanceKey| {
             let registration = status.as_ref().and_then(|status| status.registration(key));
             registration.is_some_and(Registration::is_registered)
@@ -211,7 +222,11 @@ impl Inner {
         {
             let offers = self.lock();
             let plan = self.plan();
-            for (key, offer) in offers.map.iter().filter(|(key, _)| topic.selects_alone(key)) {
+            for (key, offer) in offers
+                .map
+                .iter()
+                .filter(|(key, _)| topic.selects_alone(key))
+            {
                 let Some(own) = offer.generation().filter(|_| offer.owned().is_some()) else {
                     continue;
                 };
@@ -223,7 +238,10 @@ impl Inner {
         let mut again = false;
         for (key, side, own) in doubtful {
             let rival = topic.look(|merge, _| merge.listing(side, &key).cloned());
-            if rival.as_ref().is_some_and(|listed| listed.generation() == own) {
+            if rival
+                .as_ref()
+                .is_some_and(|listed| listed.generation() == own)
+            {
                 continue;
             }
             again = true;
@@ -232,7 +250,8 @@ impl Inner {
             if !registration.is_some_and(Registration::is_superseded) {
                 continue;
             }
-            let is_older = rival.is_some_and(|rival| rival.phase.is_some() && rival.generation() < own);
+            let is_older =
+                rival.is_some_and(|rival| rival.phase.is_some() && rival.generation() < own);
             self.offer_mut(&key, |offer| match () {
                 () if offer.owned().is_none() || offer.generation() != Some(own) => {}
                 () if is_older => offer.again_on(side),
@@ -258,7 +277,8 @@ impl Inner {
         };
         if let Some(serial) = serial {
             for side in Side::BOTH {
-                self.tasks.spawn(self.clone().post(key.clone(), serial, side));
+                self.tasks
+                    .spawn(self.clone().post(key.clone(), serial, side));
             }
         }
         Ok(desired)
@@ -338,14 +358,19 @@ impl Inner {
         loop {
             signal.mark_unchanged();
             let settled = self.offer(key, |offer| offer.superseded || offer.is_settled(version));
-            if settled.unwrap_or(true) || signal.changed().await.is_err() {
+            if settled.unwrap_or(true) || self.is_closed() || signal.changed().await.is_err() {
                 return;
             }
         }
     }
 
     /// Takes back what a side that is read has refused, and says why it did.
-    fn undo(&self, key: &InstanceKey, version: u64, before: Option<Arc<Instance>>) -> Option<Error> {
+    fn undo(
+        &self,
+        key: &InstanceKey,
+        version: u64,
+        before: Option<Arc<Instance>>,
+    ) -> Option<Error> {
         let reads = self.phase_of(&self.plan(), key).0.reads();
         self.offer_mut(key, |offer| {
             if offer.version != version {
@@ -372,7 +397,11 @@ impl Inner {
     /// An error of a side, which says which side it is of.
     pub(crate) fn on_side(&self, side: Side, cause: Error) -> Error {
         let backend = cause.backend().unwrap_or("unknown backend");
-        error(cause.kind(), format!("the {side} side ({backend}): {cause}")).with_source(cause)
+        error(
+            cause.kind(),
+            format!("the {side} side ({backend}): {cause}"),
+        )
+        .with_source(cause)
     }
 
     fn offer<T>(&self, key: &InstanceKey, look: impl FnOnce(&Offer) -> T) -> Option<T> {
@@ -418,11 +447,15 @@ fn is_public(key: &InstanceKey) -> bool {
 fn check(instance: &Instance) -> Result<()> {
     let key = instance.key();
     if !is_public(key) {
-        let message = format!("service {PARTICIPANTS} is the migration's own: accepted is any other");
+        let message =
+            format!("service {PARTICIPANTS} is the migration's own: accepted is any other");
         return Err(error(ErrorKind::InvalidInput, message).with_operation("register"));
     }
     let reserved = |name: &&str| name.starts_with(METADATA_RESERVED_PREFIX);
-    let mut names = instance.metadata().keys().map(tidings_api::MetadataKey::as_str);
+    let mut names = instance
+        .metadata()
+        .keys()
+        .map(tidings_api::MetadataKey::as_str);
     match names.find(reserved) {
         None => Ok(()),
         Some(name) => {
@@ -454,7 +487,9 @@ fn registration(
             Some(Registration::Pending { since, last_error }) => (*since, last_error.clone()),
             _ => (told.since(), None),
         };
-        let since = pending.as_ref().map_or(here.0, |(since, _): &(_, _)| here.0.min(*since));
+        let since = pending
+            .as_ref()
+            .map_or(here.0, |(since, _): &(_, _)| here.0.min(*since));
         let last = pending.and_then(|(_, error)| error);
         pending = Some((since, last.or(told.error.clone()).or(here.1)));
     }
@@ -466,17 +501,19 @@ fn registration(
 
 /// Heard when every side in use is.
 fn connection(sides: &[(Side, Status)]) -> Connection {
-    let lost = sides.iter().filter_map(|(side, status)| match status.connection() {
-        Connection::Connected => None,
-        Connection::Disconnected { since, reason } => {
-            let reason = format!("the {side} side ({}): {reason}", status.backend());
-            Some((*since, reason))
-        }
-        _ => {
-            let reason = format!("the {side} side ({}): closed", status.backend());
-            Some((std::time::Instant::now(), reason))
-        }
-    });
+    let lost = sides
+        .iter()
+        .filter_map(|(side, status)| match status.connection() {
+            Connection::Connected => None,
+            Connection::Disconnected { since, reason } => {
+                let reason = format!("the {side} side ({}): {reason}", status.backend());
+                Some((*since, reason))
+            }
+            _ => {
+                let reason = format!("the {side} side ({}): closed", status.backend());
+                Some((std::time::Instant::now(), reason))
+            }
+        });
     let lost: Vec<_> = lost.collect();
     let Some(since) = lost.iter().map(|(since, _)| *since).min() else {
         return Connection::Connected;

@@ -22,14 +22,17 @@ mod migration;
 mod offers;
 mod phase;
 mod sides;
+mod steps;
 mod tasks;
 mod topics;
+mod walk;
 
-pub use coverage::{Coverage, Difference};
+pub use coverage::{Coverage, Difference, LAG_MAX};
 pub use mark::MARK_KEY;
 pub use migration::{Builder, Migration};
 pub use phase::{Phase, Plan, Side, Sides};
 pub use sides::Backend;
+pub use steps::{Blocker, Gate, Participant, Report, StepError};
 
 /// The name of a migration as a backend, in [`Status`](tidings_api::Status) and errors.
 pub const BACKEND: &str = "migration";

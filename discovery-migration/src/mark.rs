@@ -147,7 +147,10 @@ mod tests {
         assert_eq!(Mark::of(&marked), Some(mark()));
         let listed = Listed::new(&marked);
         assert_eq!(*listed.plain, full.with_generation(Generation::new(7)));
-        assert_eq!((listed.stamp, listed.phase), (mark().stamp, Some(mark().phase)));
+        assert_eq!(
+            (listed.stamp, listed.phase),
+            (mark().stamp, Some(mark().phase))
+        );
     }
 
     #[test]
@@ -156,7 +159,10 @@ mod tests {
             let instance = Instance::new("web", "10.0.0.1:80").unwrap();
             let instance = Arc::new(instance.with_metadata(MARK_KEY, text).unwrap());
             let listed = Listed::new(&instance);
-            assert!(listed.phase.is_none() && listed.plain == instance, "{text:?}");
+            assert!(
+                listed.phase.is_none() && listed.plain == instance,
+                "{text:?}"
+            );
         }
         assert_eq!("7 3 both-read-merged more".parse(), Ok(mark()));
     }

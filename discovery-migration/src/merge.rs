@@ -150,7 +150,10 @@ impl Merge {
 
     /// When the view may change without anything being heard.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let left = self.keys.values().filter_map(|entry| entry.floor.as_ref()?.left);
+        let left = self
+            .keys
+            .values()
+            .filter_map(|entry| entry.floor.as_ref()?.left);
         left.min().map(|left| left + MEMORY)
     }
 
@@ -169,9 +172,7 @@ impl Merge {
     }
 
     /// Everything that both sides list, by key.
-    pub(crate) fn listings(
-        &self,
-    ) -> impl Iterator<Item = (&InstanceKey, [Option<&Listed>; 2])> {
+    pub(crate) fn listings(&self) -> impl Iterator<Item = (&InstanceKey, [Option<&Listed>; 2])> {
         self.keys.iter().map(|(key, entry)| {
             let [old, new] = &entry.sides;
             (key, [old.listed.as_ref(), new.listed.as_ref()])
@@ -188,7 +189,9 @@ impl Merge {
             let freshness = self.sides[side.index()].view.freshness();
             match freshness {
                 Freshness::Live => None,
-                Freshness::Stale { since, reason } => Some((*since, format!("{side} side: {reason}"))),
+                Freshness::Stale { since, reason } => {
+                    Some((*since, format!("{side} side: {reason}")))
+                }
             }
         });
         let stale: Vec<_> = stale.collect();

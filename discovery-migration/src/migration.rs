@@ -11,6 +11,7 @@ use tidings_api::{
 
 use crate::inner::Inner;
 use crate::sides::{Backend, Handles};
+use crate::walk::{Course, walk};
 use crate::{Phase, Plan, Side, Sides};
 
 /// How long a full match has to last before reads are switched: [`Builder::steady`].
@@ -33,6 +34,7 @@ pub struct Builder {
     old: Backend,
     new: Backend,
     plan: Plan,
+    course: Option<Course>,
     name: Option<InstanceId>,
     steady: Duration,
 }
@@ -45,6 +47,7 @@ impl Migration {
             old: old.into(),
             new: new.into(),
             plan: Plan::default(),
+            course: None,
             name: None,
             steady: STEADY_DEFAULT,
         }
@@ -87,6 +90,26 @@ impl Builder {
         self
     }
 
+    /// Goes to `phase` by itself, as the gates open; starts where nobody loses sight of anybody. For
+    /// a process that is restarted into a later phase than [`Phase::BothReadMerged`].
+    #[must_use]
+    pub fn toward(mut self, phase: Phase) -> Self {
+        (self.plan.all, self.course) = match phase {
+            Phase::Old | Phase::BothReadOld | Phase::BothReadMerged => (phase, None),
+            Phase::BothReadNew | Phase::New => (Phase::BothReadMerged, Some(Course::To(phase))),
+        };
+        self
+    }
+
+    /// Goes to [`Phase::New`] by itself, as the gates open, beginning with [`Phase::BothReadOld`];
+    /// and back to reading both while the new side is silent.
+    #[must_use]
+    pub fn automatic(mut self) -> Self {
+        self.plan.all = Phase::BothReadOld;
+        self.course = Some(Course::Automatic);
+        self
+    }
+
     /// The phases to start in, where services differ.
     #[must_use]
     pub fn plan(mut self, plan: Plan) -> Self {
@@ -122,9 +145,14 @@ impl Builder {
         let migration = Migration { inner };
         for side in sides.iter() {
             let started = migration.inner.handles.start(side).await;
-            started.map_err(|error| migration.inner.on_side(side, error).with_operation("start"))?;
+            started
+                .map_err(|error| migration.inner.on_side(side, error).with_operation("start"))?;
         }
         migration.inner.participate()?;
+        if let Some(course) = self.course {
+            let inner = Arc::downgrade(&migration.inner);
+            migration.inner.tasks.spawn(walk(inner, course));
+        }
         Ok(migration)
     }
 }

@@ -144,7 +144,13 @@ impl Offer {
 
     /// What is to be done on a side. `writes` are the sides that the phase says, `seen` the newest
     /// generation that is known of the key.
-    pub(crate) fn goal(&mut self, side: Side, phase: Phase, writes: Sides, seen: Generation) -> Goal {
+    pub(crate) fn goal(
+        &mut self,
+        side: Side,
+        phase: Phase,
+        writes: Sides,
+        seen: Generation,
+    ) -> Goal {
         let (version, revision) = (self.version, self.revision);
         let told = &self.told[side.index()];
         let Some(instance) = self.owned().filter(|_| writes.has(side)) else {
@@ -154,7 +160,9 @@ impl Offer {
                 }
                 return Goal::Wait(None);
             }
-            let elsewhere = writes.iter().all(|side| self.told[side.index()].has(version));
+            let elsewhere = writes
+                .iter()
+                .all(|side| self.told[side.index()].has(version));
             if self.owned().is_some() && !elsewhere {
                 // It moves, and isn't given up here before it is there.
                 return Goal::Wait(None);
@@ -171,7 +179,9 @@ impl Offer {
             }
         }
         let instance = instance.clone();
-        let generation = *self.generation.get_or_insert_with(|| Generation::after(seen));
+        let generation = *self
+            .generation
+            .get_or_insert_with(|| Generation::after(seen));
         let stamp = Stamp {
             generation,
             revision,
@@ -206,10 +216,13 @@ impl Offer {
 
     fn is_over(&self) -> bool {
         self.desired.is_none()
-            && self.told.iter().all(|told| !told.holds && told.version == self.version)
+            && self
+                .told
+                .iter()
+                .all(|told| !told.holds && told.version == self.version)
     }
 
-    fn notify(&self) {
+    pub(crate) fn notify(&self) {
         self.signal.send_modify(|signal| *signal += 1);
     }
 }
@@ -237,5 +250,7 @@ impl Told {
 /// The instance with its health said, so that no side keeps another one of its own.
 fn explicit(instance: Instance) -> Instance {
     let health = instance.health().clone();
-    instance.with_health(health).with_generation(Generation::default())
+    instance
+        .with_health(health)
+        .with_generation(Generation::default())
 }

@@ -300,6 +300,9 @@ mod tests {
     fn one_step_at_a_time_in_both_directions() {
         assert_eq!(Phase::Old.toward(Phase::New), Phase::BothReadOld);
         assert_eq!(Phase::New.toward(Phase::Old), Phase::BothReadNew);
-        assert_eq!(Phase::BothReadMerged.toward(Phase::BothReadMerged), Phase::BothReadMerged);
+        assert_eq!(
+            Phase::BothReadMerged.toward(Phase::BothReadMerged),
+            Phase::BothReadMerged
+        );
     }
 }

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tidings_api::{Error, Feed, Freshness, Generation, InstanceKey, Result, Selector, Subscription, Watch};
+use tidings_api::{
+    Error, Feed, Freshness, Generation, InstanceKey, Result, Selector, Subscription, Watch,
+};
 use tokio::sync::{Notify, watch};
 
 use crate::coverage::Tally;
@@ -162,7 +164,9 @@ impl Inner {
         if let Some(topic) = topic {
             topic.ready().await;
             let plan = plan_for(&selector, &self.plan());
-            let reads = plan.phases().fold(Sides::NONE, |all, p| all.union(p.reads()));
+            let reads = plan
+                .phases()
+                .fold(Sides::NONE, |all, p| all.union(p.reads()));
             if let Some(refusal) = topic.refusal(reads) {
                 return Err(refusal);
             }
@@ -244,13 +248,18 @@ impl Inner {
         };
         let subscribe = |side: Side| async move {
             let has_one = topic.lock().watches[side.index()].is_some();
-            let handle = self.handles.get(side).filter(|_| wanted.has(side) && !has_one);
+            let handle = self
+                .handles
+                .get(side)
+                .filter(|_| wanted.has(side) && !has_one);
             let watched = handle?.watch(topic.selector.clone()).await;
             Some(watched.map_err(|error| self.on_side(side, error)))
         };
         let answers = tokio::join!(subscribe(Side::Old), subscribe(Side::New));
         let mut state = topic.lock();
-        state.merge.follow(&topic.selector, plan_for(&topic.selector, &plan));
+        state
+            .merge
+            .follow(&topic.selector, plan_for(&topic.selector, &plan));
         for (side, answer) in Side::BOTH.into_iter().zip([answers.0, answers.1]) {
             let at = side.index();
             match answer {

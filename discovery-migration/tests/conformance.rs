@@ -63,7 +63,11 @@ macro_rules! suite {
 
 suite!(old, OldFixture, Phase::Old);
 suite!(both_read_old, BothReadOldFixture, Phase::BothReadOld);
-suite!(both_read_merged, BothReadMergedFixture, Phase::BothReadMerged);
+suite!(
+    both_read_merged,
+    BothReadMergedFixture,
+    Phase::BothReadMerged
+);
 suite!(both_read_new, BothReadNewFixture, Phase::BothReadNew);
 suite!(new, NewFixture, Phase::New);
 

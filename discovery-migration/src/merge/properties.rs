@@ -155,7 +155,8 @@ impl World {
         // The generations of the backends themselves differ and mean nothing here.
         let listed = self.history[at].iter();
         let listed = listed.map(|(key, stamp)| Arc::new(instance(*key, *stamp, at)));
-        self.merge.hear(side, View::new(listed.collect(), freshness));
+        self.merge
+            .hear(side, View::new(listed.collect(), freshness));
     }
 
     fn listed(&self, side: Side) -> &BTreeMap<usize, Stamp> {
@@ -174,12 +175,22 @@ impl World {
     fn check(&mut self, before: &BTreeMap<usize, Stamp>, step: Step) -> BTreeMap<usize, Stamp> {
         let (shown, freshness) = self.shown();
         let reads = self.phase.reads();
-        let live: Sides = reads.iter().filter(|side| self.sides[side.index()].1).collect();
+        let live: Sides = reads
+            .iter()
+            .filter(|side| self.sides[side.index()].1)
+            .collect();
 
-        assert_eq!(freshness.is_live(), live == reads, "live when every side that is read is");
+        assert_eq!(
+            freshness.is_live(),
+            live == reads,
+            "live when every side that is read is"
+        );
         for (key, stamp) in &shown {
             let highest = self.highest.entry(*key).or_insert(*stamp);
-            assert!(stamp >= highest, "WAT-3: {key} went back from {highest:?} to {stamp:?}");
+            assert!(
+                stamp >= highest,
+                "WAT-3: {key} went back from {highest:?} to {stamp:?}"
+            );
             *highest = *stamp;
             let listed = reads.iter().any(|side| self.listed(side).contains_key(key));
             assert!(listed, "{key} is shown and on no side that is read");

@@ -24,7 +24,8 @@ impl Bench {
 
     fn loses(&mut self, side: Side) {
         let view = self.merge.heard(side).clone();
-        self.merge.hear(side, view.with_freshness(Freshness::stale("gone")));
+        self.merge
+            .hear(side, view.with_freshness(Freshness::stale("gone")));
     }
 
     fn returns(&mut self, side: Side) {
@@ -66,12 +67,18 @@ fn one_registration_on_two_sides_is_one_instance() {
     let mut bench = bench(Phase::BothReadMerged);
     bench.hears(Side::Old, &[marked(10, 1)]);
     let first = bench.merge.view(bench.now).0;
-    bench.hears(Side::New, &[marked(10, 1).with_generation(Generation::new(900))]);
+    bench.hears(
+        Side::New,
+        &[marked(10, 1).with_generation(Generation::new(900))],
+    );
     let both = bench.merge.view(bench.now).0;
     assert_eq!(first, both);
     assert!(Arc::ptr_eq(&first[0], &both[0]), "nothing has changed");
     assert_eq!(bench.merge.listed(first[0].key()), Sides::BOTH);
-    assert!(first[0].metadata().is_empty(), "the mark is kept from applications");
+    assert!(
+        first[0].metadata().is_empty(),
+        "the mark is kept from applications"
+    );
 }
 
 #[test]
@@ -83,7 +90,11 @@ fn the_newest_content_is_shown_and_never_an_older_one_again() {
     bench.hears(Side::Old, &[marked(10, 2)]);
     assert_eq!(bench.shows(), [(10, 4)]);
     bench.hears(Side::New, &[]);
-    assert_eq!(bench.shows(), [(10, 4)], "the old side still lists the registration");
+    assert_eq!(
+        bench.shows(),
+        [(10, 4)],
+        "the old side still lists the registration"
+    );
     bench.hears(Side::Old, &[]);
     assert_eq!(bench.shows(), []);
 }
@@ -113,7 +124,11 @@ fn in_an_outage_the_side_that_is_heard_decides() {
     assert_eq!(bench.shows(), [(10, 2)]);
     bench.loses(Side::Old);
     bench.hears(Side::New, &[]);
-    assert_eq!(bench.shows(), [], "gone from the healthy side that listed it");
+    assert_eq!(
+        bench.shows(),
+        [],
+        "gone from the healthy side that listed it"
+    );
     bench.loses(Side::New);
     assert_eq!(bench.shows(), [], "what was authoritative stays so");
     bench.returns(Side::Old);
@@ -127,7 +142,11 @@ fn an_outage_does_not_make_an_earlier_loss_final() {
     bench.hears(Side::New, &[marked(10, 1)]);
     bench.shows();
     bench.hears(Side::Old, &[]);
-    assert_eq!(bench.shows(), [(10, 2)], "its lease on the old side was lost");
+    assert_eq!(
+        bench.shows(),
+        [(10, 2)],
+        "its lease on the old side was lost"
+    );
     bench.loses(Side::New);
     assert_eq!(bench.shows(), [(10, 2)]);
     bench.returns(Side::New);
@@ -200,7 +219,11 @@ fn the_past_of_a_slow_side_is_not_shown_again() {
     bench.hears(Side::New, &[marked(9, 1)]);
     assert_eq!(bench.shows(), []);
     bench.hears(Side::New, &[marked(10, 1)]);
-    assert_eq!(bench.shows(), [(10, 4)], "listed after all, but never an older content");
+    assert_eq!(
+        bench.shows(),
+        [(10, 4)],
+        "listed after all, but never an older content"
+    );
 }
 
 #[test]
@@ -228,7 +251,11 @@ fn the_worse_health_of_two_is_believed() {
     bench.hears(Side::Old, &[marked(10, 2).with_health(Health::draining())]);
     assert_eq!(health(&mut bench), HealthState::Draining);
     bench.hears(Side::Old, &[marked(10, 3)]);
-    assert_eq!(health(&mut bench), HealthState::Passing, "the newer content says so");
+    assert_eq!(
+        health(&mut bench),
+        HealthState::Passing,
+        "the newer content says so"
+    );
 }
 
 #[test]
@@ -251,7 +278,9 @@ fn switching_to_a_side_that_was_never_heard_empties_nothing() {
     let mut bench = bench(Phase::BothReadOld);
     bench.hears(Side::Old, &[marked(10, 1)]);
     assert_eq!(bench.shows(), [(10, 2)]);
-    bench.merge.follow(&Selector::All, Phase::BothReadNew.into());
+    bench
+        .merge
+        .follow(&Selector::All, Phase::BothReadNew.into());
     assert_eq!(bench.shows(), [(10, 2)]);
     assert!(!bench.freshness().is_live());
     bench.hears(Side::New, &[]);

@@ -1,0 +1,517 @@
+//! From phase to phase: what stands in the way, and doing it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tidings_api::{Bounds, Error, InstanceKey, Selector, ServiceName};
+
+use crate::coverage::{Coverage, LAG_MAX};
+use crate::inner::{Inner, participants};
+use crate::mark::Listed;
+use crate::{Difference, Migration, PARTICIPANTS, Phase, Plan, Side, Sides};
+
+/// How long a side has to show all it lists, when somebody asks.
+const LOOK_TIME: Duration = Duration::from_secs(5);
+/// How long a step waits at most for both sides to have been told.
+const SETTLE_TIME: Duration = Duration::from_secs(30);
+
+/// What stands in the way of a step: each would make somebody invisible to somebody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Blocker {
+    /// A side can't be heard, so that nobody knows who is on it.
+    Unheard {
+        /// Which.
+        side: Side,
+    },
+    /// An instance isn't on the side that would be the only one read.
+    Uncovered {
+        /// Which.
+        key: InstanceKey,
+        /// Where it is missing.
+        side: Side,
+        /// What is wrong with it there.
+        difference: Difference,
+    },
+    /// Everything is on the side that would be the only one read, but not for long enough yet.
+    Unsteady {
+        /// Which service.
+        service: ServiceName,
+        /// For how long it has been.
+        covered_for: Duration,
+        /// How long it has to be: [`Builder::steady`](crate::Builder::steady).
+        steady: Duration,
+    },
+    /// An own registration isn't on the side that would be the only one written.
+    Unregistered {
+        /// Which.
+        key: InstanceKey,
+        /// Where.
+        side: Side,
+    },
+    /// A process reads the side that would not be written any more, and no other.
+    Behind {
+        /// Its name.
+        participant: String,
+        /// Its phase.
+        phase: Phase,
+    },
+    /// The owner of an instance doesn't migrate, and may read the side that would not be written
+    /// any more. Or another tool wrote it.
+    Unmarked {
+        /// Which.
+        key: InstanceKey,
+    },
+}
+
+/// Why a step wasn't made.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum StepError {
+    /// It would make somebody invisible to somebody: this is who isn't ready.
+    Refused(Vec<Blocker>),
+    /// A backend could not be started.
+    Failed(Error),
+}
+
+/// Whether a step is made that somebody isn't ready for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Gate {
+    /// It is refused.
+    #[default]
+    Keep,
+    /// It is made, and whoever isn't ready loses sight of others or is lost sight of.
+    Override,
+}
+
+/// A process of the migration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Participant {
+    /// Its name.
+    pub name: String,
+    /// Its phase, for each service.
+    pub plan: Plan,
+    /// The sides that list it.
+    pub sides: Sides,
+}
+
+/// How far a migration is, as one process sees it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Report {
+    /// The own phase, for each service.
+    pub plan: Plan,
+    /// Every process of the migration that is visible, with its phase.
+    pub participants: Vec<Participant>,
+    /// How both sides agree, for each service that this process offers or watches.
+    pub services: BTreeMap<ServiceName, Coverage>,
+    /// The backends in use, with their names and bounds: the worse of two is what holds while both
+    /// are read, and the new one's is what will hold.
+    pub bounds: BTreeMap<Side, (&'static str, Bounds)>,
+}
+
+impl Migration {
+    /// Changes the phase of all services that have none of their own. Returns when both sides have
+    /// been told; a step over several phases is made in one, if all of its gates are open.
+    ///
+    /// # Errors
+    /// [`StepError::Refused`] with everything that stands in the way; nothing has changed then.
+    pub async fn set_phase(&self, phase: Phase) -> Result<(), StepError> {
+        let plan = Plan {
+            all: phase,
+            ..self.plan()
+        };
+        self.set_plan(plan, Gate::Keep).await
+    }
+
+    /// Changes the phase of one service.
+    ///
+    /// # Errors
+    /// As [`set_phase`](Self::set_phase).
+    pub async fn set_phase_of(&self, service: ServiceName, phase: Phase) -> Result<(), StepError> {
+        let mut plan = self.plan();
+        plan.services.insert(service, phase);
+        self.set_plan(plan, Gate::Keep).await
+    }
+
+    /// Changes the phases to those of a plan. The gates can be overridden, by an operator who
+    /// knows what the [`Blocker`]s mean.
+    ///
+    /// # Errors
+    /// As [`set_phase`](Self::set_phase); with [`Gate::Override`] only where a backend can't be
+    /// started.
+    pub async fn set_plan(&self, plan: Plan, gate: Gate) -> Result<(), StepError> {
+        self.inner.step(plan, gate).await
+    }
+
+    /// What stands in the way of a phase for all services; nothing where it could be set.
+    pub async fn blockers(&self, phase: Phase) -> Vec<Blocker> {
+        let plan = Plan {
+            all: phase,
+            ..self.plan()
+        };
+        self.inner.blockers(&self.plan(), &plan).await
+    }
+
+    /// How far everybody is.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let statuses = Side::BOTH
+            .into_iter()
+            .filter_map(|side| Some((side, self.side(side)?)));
+        Report {
+            plan: self.plan(),
+            participants: self.inner.participants(),
+            services: self.inner.coverage(),
+            bounds: statuses
+                .map(|(side, status)| (side, (status.backend(), *status.bounds())))
+                .collect(),
+        }
+    }
+}
+
+impl Inner {
+    pub(crate) async fn step(self: &Arc<Self>, to: Plan, gate: Gate) -> Result<(), StepError> {
+        let _one_at_a_time = self.steps.lock().await;
+        if self.is_closed() {
+            return Err(StepError::Failed(
+                Error::closed().with_backend(crate::BACKEND),
+            ));
+        }
+        let from = self.plan();
+        if from == to {
+            return Ok(());
+        }
+        let blockers = self.blockers(&from, &to).await;
+        if !blockers.is_empty() {
+            if gate == Gate::Keep {
+                return Err(StepError::Refused(blockers));
+            }
+            tracing::warn!(
+                ?to,
+                ?blockers,
+                "a step is made that somebody isn't ready for"
+            );
+        }
+        for side in to.sides().iter() {
+            let started = self.handles.start(side).await;
+            started.map_err(|error| StepError::Failed(self.on_side(side, error)))?;
+        }
+        tracing::info!(from = %from.all, to = %to.all, "phase changes");
+        self.plan.send_replace(to.clone());
+        self.again();
+        let told = self.participate();
+        told.map_err(StepError::Failed)?;
+        // Whoever isn't told in time is told later: what is desired has changed.
+        let _ = tokio::time::timeout(SETTLE_TIME, self.settled()).await;
+        for side in from.sides().iter().filter(|side| !to.sides().has(*side)) {
+            if let Some(handle) = self.handles.take(side)
+                && let Err(error) = handle.close().await
+            {
+                tracing::warn!(%side, %error, "a side that isn't used any more didn't close");
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that stands in the way of a change of plan.
+    pub(crate) async fn blockers(&self, from: &Plan, to: &Plan) -> Vec<Blocker> {
+        let mut blockers = Blockers::default();
+        let coverage = self.coverage();
+        let changes: BTreeSet<_> = from.services.keys().chain(to.services.keys()).collect();
+        for service in changes {
+            let step = (from.phase(service), to.phase(service));
+            let only = coverage.get(service).map(|coverage| (service, coverage));
+            self.reading(step, only.into_iter(), &mut blockers);
+            self.writing(step, Some(service), &mut blockers).await;
+        }
+        let others = coverage.iter().filter(|(service, _)| {
+            !from.services.contains_key(*service) && !to.services.contains_key(*service)
+        });
+        let step = (from.all, to.all);
+        self.reading(step, others, &mut blockers);
+        self.writing(step, None, &mut blockers).await;
+        blockers.list
+    }
+
+    /// What would be missed by reading otherwise.
+    fn reading<'a>(
+        &self,
+        (from, to): (Phase, Phase),
+        services: impl Iterator<Item = (&'a ServiceName, &'a Coverage)>,
+        blockers: &mut Blockers,
+    ) {
+        let (before, after) = (from.reads(), to.reads());
+        if before == after {
+            return;
+        }
+        // Also the one that is left: who is on it has to be known.
+        for side in before.union(after).iter() {
+            self.hear(side, blockers);
+        }
+        if before.iter().all(|side| after.has(side)) {
+            return;
+        }
+        for (service, coverage) in services {
+            for side in after.iter() {
+                blockers.uncovered(service, coverage, side, self.steady);
+            }
+        }
+    }
+
+    /// Who would miss this process if it wrote otherwise.
+    async fn writing(
+        &self,
+        (from, to): (Phase, Phase),
+        service: Option<&ServiceName>,
+        blockers: &mut Blockers,
+    ) {
+        let (before, after) = (from.writes(), to.writes());
+        for left in before.iter().filter(|side| !after.has(*side)) {
+            let kept = left.other();
+            self.hear(left, blockers);
+            self.hear(kept, blockers);
+            for participant in self.participants() {
+                let is_self = participant.name == self.participant.id().as_str();
+                blockers.behind(&participant, service, left, is_self);
+            }
+            for (key, is_there) in self.own(kept) {
+                let is_meant = service.is_none_or(|service| service == key.service());
+                if !is_there && is_meant && key.service().as_str() != PARTICIPANTS {
+                    blockers.add(Blocker::Unregistered { key, side: kept });
+                }
+            }
+            match self.unmarked(left).await {
+                Some(unmarked) => unmarked
+                    .into_iter()
+                    .for_each(|key| blockers.add(Blocker::Unmarked { key })),
+                None => blockers.add(Blocker::Unheard { side: left }),
+            }
+        }
+    }
+
+    /// Whether a side can be heard.
+    fn hear(&self, side: Side, blockers: &mut Blockers) {
+        let handle = self.handles.get(side);
+        let heard = handle.is_some_and(|handle| handle.status().connection().is_connected());
+        if !heard {
+            blockers.add(Blocker::Unheard { side });
+        }
+    }
+
+    /// Instances of any service on a side whose owners don't migrate; `None` where it isn't heard.
+    async fn unmarked(&self, side: Side) -> Option<Vec<InstanceKey>> {
+        let handle = self.handles.get(side)?;
+        let look = async {
+            let mut watch = handle.watch(Selector::All).await.ok()?;
+            watch.wait_until(tidings_api::View::is_live).await.ok()
+        };
+        let view = tokio::time::timeout(LOOK_TIME, look).await.ok()??;
+        let unmarked = view.iter().filter(|raw| Listed::new(raw).phase.is_none());
+        Some(unmarked.map(|raw| raw.key().clone()).collect())
+    }
+
+    pub(crate) fn coverage(&self) -> BTreeMap<ServiceName, Coverage> {
+        let topics: Vec<_> = self.topics().values().cloned().collect();
+        let mut all = BTreeMap::new();
+        for topic in topics {
+            all.extend(topic.look(|_, tally| tally.report(Instant::now())));
+        }
+        all.remove(&participants());
+        all
+    }
+
+    pub(crate) fn participants(&self) -> Vec<Participant> {
+        let selector = Selector::Service(participants());
+        let Some(topic) = self.topics().get(&selector).cloned() else {
+            return Vec::new();
+        };
+        topic.look(|merge, _| {
+            let listings = merge.listings();
+            let listed = listings.filter_map(|(key, [old, new])| {
+                // The newer of two, where they differ.
+                let newest = [old, new].into_iter().flatten().max_by_key(|l| l.stamp)?;
+                Some(Participant {
+                    name: key.id().to_string(),
+                    plan: plan_of(newest)?,
+                    sides: merge.listed(key),
+                })
+            });
+            listed.collect()
+        })
+    }
+}
+
+#[derive(Debug, Default)]
+struct Blockers {
+    list: Vec<Blocker>,
+}
+
+impl Blockers {
+    fn add(&mut self, blocker: Blocker) {
+        if !self.list.contains(&blocker) {
+            self.list.push(blocker);
+        }
+    }
+
+    fn uncovered(
+        &mut self,
+        service: &ServiceName,
+        coverage: &Coverage,
+        side: Side,
+        steady: Duration,
+    ) {
+        let differences = coverage.differences.iter();
+        let in_the_way = differences.filter(|(_, (difference, lasts))| match difference {
+            Difference::Missing => side == Side::New,
+            Difference::Extra => side == Side::Old,
+            Difference::Different => *lasts >= LAG_MAX,
+        });
+        let before = self.list.len();
+        for (key, (difference, _)) in in_the_way {
+            self.add(Blocker::Uncovered {
+                key: key.clone(),
+                side,
+                difference: *difference,
+            });
+        }
+        let covered_for = coverage.covered_for(side).unwrap_or_default();
+        if self.list.len() == before && covered_for < steady {
+            self.add(Blocker::Unsteady {
+                service: service.clone(),
+                covered_for,
+                steady,
+            });
+        }
+    }
+
+    fn behind(
+        &mut self,
+        who: &Participant,
+        service: Option<&ServiceName>,
+        left: Side,
+        is_self: bool,
+    ) {
+        if is_self {
+            return;
+        }
+        let only_reads_left = |phase: &Phase| phase.reads() == Sides::from(left);
+        let phases: Vec<_> = match service {
+            Some(service) => vec![who.plan.phase(service)],
+            None => who.plan.phases().collect(),
+        };
+        if let Some(phase) = phases.into_iter().find(only_reads_left) {
+            self.add(Blocker::Behind {
+                participant: who.name.clone(),
+                phase,
+            });
+        }
+    }
+}
+
+/// The plan that a participant's entry tells.
+fn plan_of(listed: &Listed) -> Option<Plan> {
+    let services = listed.plain.metadata().iter();
+    let services = services
+        .filter_map(|(service, phase)| Some((service.as_str().parse().ok()?, phase.parse().ok()?)));
+    Some(Plan {
+        all: listed.phase?,
+        services: services.collect(),
+    })
+}
+
+impl fmt::Display for Blocker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unheard { side } => write!(f, "the {side} side can't be heard"),
+            Self::Uncovered {
+                key,
+                side,
+                difference: Difference::Different,
+            } => write!(f, "{key} is not the same on the {side} side"),
+            Self::Uncovered { key, side, .. } => write!(f, "{key} is not on the {side} side"),
+            Self::Unsteady {
+                service,
+                covered_for,
+                steady,
+            } => write!(
+                f,
+                "{service} is complete for {:.0} s of {:.0} s",
+                covered_for.as_secs_f64(),
+                steady.as_secs_f64()
+            ),
+            Self::Unregistered { key, side } => {
+                write!(f, "the own {key} is not registered on the {side} side")
+            }
+            Self::Behind { participant, phase } => {
+                write!(f, "process {participant} is in phase {phase}")
+            }
+            Self::Unmarked { key } => write!(f, "the owner of {key} doesn't migrate"),
+        }
+    }
+}
+
+impl fmt::Display for StepError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(blockers) => {
+                f.write_str("somebody would lose sight of somebody: ")?;
+                let mut between = "";
+                for blocker in blockers {
+                    write!(f, "{between}{blocker}")?;
+                    between = "; ";
+                }
+                Ok(())
+            }
+            Self::Failed(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for StepError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Refused(_) => None,
+            Self::Failed(error) => std::error::Error::source(error),
+        }
+    }
+}
+
+/// For people: the phases, what differs, and the bounds of both sides.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "own phase: {}", self.plan.all)?;
+        for (service, phase) in &self.plan.services {
+            writeln!(f, "  {service}: {phase}")?;
+        }
+        for (side, (backend, bounds)) in &self.bounds {
+            writeln!(f, "{side} side: {backend}, {bounds}")?;
+        }
+        for participant in &self.participants {
+            let Participant { name, plan, sides } = participant;
+            writeln!(f, "process {name}: {} (listed on {sides})", plan.all)?;
+        }
+        for (service, coverage) in &self.services {
+            let complete = |side| match coverage.covered_for(side) {
+                Some(time) => format!(
+                    "complete on the {side} side for {:.0} s",
+                    time.as_secs_f64()
+                ),
+                None => format!("not complete on the {side} side"),
+            };
+            let (old, new) = (complete(Side::Old), complete(Side::New));
+            writeln!(
+                f,
+                "service {service}: {} on both sides, {old}, {new}",
+                coverage.matching
+            )?;
+            for (key, (difference, time)) in &coverage.differences {
+                writeln!(f, "  {key}: {difference} for {:.0} s", time.as_secs_f64())?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,546 @@
+//! Phases and gates, and one side's faults, on two memory backends.
+#![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidings_api::{
+    Discovery, DiscoveryExt, ErrorKind, Freshness, Generation, Health, Instance, InstanceKey,
+    MemoryDiscovery, MemoryRegistry, Registration, Removal, View,
+};
+use tidings_migration::{
+    Backend, Blocker, Builder, Difference, Gate, Migration, PARTICIPANTS, Phase, Plan, Side, Sides,
+    StepError,
+};
+
+const LONG: Duration = Duration::from_secs(30);
+
+#[derive(Default)]
+struct World {
+    old: MemoryRegistry,
+    new: MemoryRegistry,
+}
+
+impl World {
+    fn builder(&self) -> Builder {
+        let backend = |registry: &MemoryRegistry| {
+            let registry = registry.clone();
+            Backend::new(move || {
+                let handle: Arc<dyn Discovery> = Arc::new(registry.connect());
+                async move { Ok(handle) }
+            })
+        };
+        Migration::builder(backend(&self.old), backend(&self.new)).steady(Duration::ZERO)
+    }
+
+    async fn process(&self, phase: Phase) -> Migration {
+        self.builder().phase(phase).start().await.unwrap()
+    }
+
+    async fn named(&self, name: &str, phase: Phase) -> Migration {
+        let builder = self.builder().name(name.parse().unwrap()).phase(phase);
+        builder.start().await.unwrap()
+    }
+}
+
+fn web(id: &str) -> Instance {
+    Instance::new("web", "10.0.0.1:80")
+        .unwrap()
+        .with_id(id)
+        .unwrap()
+}
+
+fn key(id: &str) -> InstanceKey {
+    web(id).key().clone()
+}
+
+async fn ids(discovery: &dyn Discovery) -> Vec<String> {
+    let view = discovery.resolve("web").await.unwrap();
+    view.iter()
+        .map(|instance| instance.id().to_string())
+        .collect()
+}
+
+async fn until(what: &str, condition: impl AsyncFn() -> bool) {
+    let met = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(
+        tokio::time::timeout(LONG, met).await.is_ok(),
+        "not in time: {what}"
+    );
+}
+
+async fn refused(migration: &Migration, phase: Phase) -> Vec<Blocker> {
+    match migration.set_phase(phase).await {
+        Err(StepError::Refused(blockers)) => blockers,
+        other => panic!("{phase} was not refused: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_process_goes_through_all_phases_and_back_and_is_always_seen() {
+    let world = World::default();
+    let (plain_old, plain_new) = (world.old.connect(), world.new.connect());
+    let process = world.process(Phase::Old).await;
+    process.register(web("a")).await.unwrap();
+    let watch = process.watch_service("web").await.unwrap();
+    let mut changes = watch.clone().into_changes();
+    changes.next().await.unwrap();
+
+    let there = Phase::ALL.into_iter().skip(1);
+    let back = Phase::ALL.into_iter().rev().skip(1);
+    for phase in there.chain(back) {
+        process.set_phase(phase).await.unwrap();
+        assert_eq!(process.plan().all, phase);
+        let shown = [ids(&plain_old).await, ids(&plain_new).await];
+        let expected = Side::BOTH.map(|side| match phase.writes().has(side) {
+            true => vec!["a".to_owned()],
+            false => vec![],
+        });
+        assert_eq!(shown, expected, "{phase}");
+        until("the own view is live", async || watch.view().is_live()).await;
+        assert_eq!(watch.view().len(), 1, "{phase}");
+        assert!(
+            process
+                .status()
+                .registration(&key("a"))
+                .unwrap()
+                .is_registered()
+        );
+        assert_eq!(process.provenance(&key("a")), Some(phase.writes()));
+    }
+    process.deregister(&key("a")).await.unwrap();
+    let change = changes.next().await.unwrap();
+    assert!(
+        matches!(change, tidings_api::Change::Removed(_)),
+        "no flap before: {change:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_phase_holds_for_one_service_alone() {
+    let world = World::default();
+    let (plain_old, plain_new) = (world.old.connect(), world.new.connect());
+    let process = world.process(Phase::BothReadMerged).await;
+    process.register(web("a")).await.unwrap();
+    process.register_at("other", "10.0.0.1:81").await.unwrap();
+    process
+        .set_phase_of("web".parse().unwrap(), Phase::New)
+        .await
+        .unwrap();
+    assert!(ids(&plain_old).await.is_empty() && ids(&plain_new).await == ["a"]);
+    assert_eq!(plain_old.resolve("other").await.unwrap().len(), 1);
+    assert_eq!(process.watch_all().await.unwrap().view().len(), 2);
+    let report = process.report();
+    assert_eq!(
+        report.participants[0].plan.phase(&"web".parse().unwrap()),
+        Phase::New
+    );
+    assert_eq!(report.participants[0].plan.all, Phase::BothReadMerged);
+}
+
+#[tokio::test]
+async fn reads_are_not_switched_before_everybody_is_there() {
+    let world = World::default();
+    let unmoved = world.old.connect();
+    unmoved.register(web("unmoved")).await.unwrap();
+    let process = world.process(Phase::BothReadMerged).await;
+    let watch = process.watch_service("web").await.unwrap();
+    let blockers = refused(&process, Phase::BothReadNew).await;
+    let (key, side) = (key("unmoved"), Side::New);
+    let difference = Difference::Missing;
+    assert_eq!(
+        blockers,
+        [Blocker::Uncovered {
+            key: key.clone(),
+            side,
+            difference
+        }]
+    );
+    assert_eq!(
+        process.plan().all,
+        Phase::BothReadMerged,
+        "nothing has changed"
+    );
+    assert_eq!(watch.view().len(), 1);
+    let web = process.report().services.remove(key.service()).unwrap();
+    assert_eq!(web.unmarked, [key.clone()]);
+
+    let plan = Plan::all(Phase::BothReadNew);
+    process.set_plan(plan, Gate::Override).await.unwrap();
+    until("the override is obeyed", async || watch.view().is_empty()).await;
+    process.set_phase(Phase::BothReadMerged).await.unwrap();
+    until("and undone", async || watch.view().len() == 1).await;
+    // Back to the old side, while somebody is on the new one alone.
+    let moved = world.new.connect();
+    moved.register(self::web("moved")).await.unwrap();
+    until("it is seen", async || watch.view().len() == 2).await;
+    let blockers = refused(&process, Phase::BothReadOld).await;
+    assert!(
+        matches!(
+            &blockers[..],
+            [Blocker::Uncovered {
+                side: Side::Old,
+                ..
+            }]
+        ),
+        "{blockers:?}"
+    );
+}
+
+#[tokio::test]
+async fn reads_are_not_switched_before_the_match_is_steady() {
+    let world = World::default();
+    let builder = world.builder().steady(Duration::from_millis(300));
+    let process = builder.phase(Phase::BothReadMerged).start().await.unwrap();
+    process.register(web("a")).await.unwrap();
+    let blockers = refused(&process, Phase::BothReadNew).await;
+    assert!(
+        matches!(&blockers[..], [Blocker::Unsteady { .. }]),
+        "{blockers:?}"
+    );
+    until("it is steady", async || {
+        process.blockers(Phase::BothReadNew).await.is_empty()
+    })
+    .await;
+    process.set_phase(Phase::BothReadNew).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_old_side_is_not_left_before_everybody_reads_the_new_one() {
+    let world = World::default();
+    let reader = world.named("reader", Phase::BothReadOld).await;
+    let process = world.process(Phase::BothReadMerged).await;
+    process.register(web("a")).await.unwrap();
+    let unmoved = world.old.connect();
+    unmoved.register_at("other", "10.0.0.1:1").await.unwrap();
+    until("the reader is known", async || {
+        process.report().participants.len() == 2
+    })
+    .await;
+    process.set_phase(Phase::BothReadNew).await.unwrap();
+
+    let blockers = refused(&process, Phase::New).await;
+    let participant = "reader".to_owned();
+    let phase = Phase::BothReadOld;
+    assert!(
+        blockers.contains(&Blocker::Behind { participant, phase }),
+        "{blockers:?}"
+    );
+    let unmarked = |blocker: &&Blocker| matches!(blocker, Blocker::Unmarked { .. });
+    assert_eq!(blockers.iter().filter(unmarked).count(), 1, "{blockers:?}");
+    let text = StepError::Refused(blockers).to_string();
+    assert!(
+        text.contains("process reader is in phase both-read-old"),
+        "{text}"
+    );
+
+    reader.set_phase(Phase::BothReadMerged).await.unwrap();
+    unmoved.close().await.unwrap();
+    process.set_phase(Phase::New).await.unwrap();
+    assert_eq!(ids(&reader).await, ["a"]);
+    // And back: the reader may not leave the new side now.
+    let blockers = refused(&reader, Phase::BothReadOld).await;
+    assert!(
+        matches!(
+            &blockers[..],
+            [Blocker::Uncovered {
+                side: Side::Old,
+                ..
+            }]
+        ),
+        "{blockers:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_side_that_is_down_is_not_read_and_not_left() {
+    let world = World::default();
+    world.new.stop();
+    let process = world.process(Phase::BothReadOld).await;
+    process.register(web("a")).await.unwrap();
+    let watch = process.watch_service("web").await.unwrap();
+    assert!(
+        watch.view().is_live() && watch.view().len() == 1,
+        "the old side is all that is read"
+    );
+    let status = process.status();
+    let Some(Registration::Pending { .. }) = status.registration(&key("a")) else {
+        panic!("{status:?}");
+    };
+    let reason = format!("{:?}", status.connection());
+    assert!(reason.contains("the new side (memory)"), "{reason}");
+    let blockers = refused(&process, Phase::BothReadMerged).await;
+    assert_eq!(blockers, [Blocker::Unheard { side: Side::New }]);
+
+    world.new.start();
+    process.set_phase(Phase::BothReadMerged).await.unwrap();
+    assert!(
+        process
+            .status()
+            .registration(&key("a"))
+            .unwrap()
+            .is_registered()
+    );
+    world.old.stop();
+    let blockers = refused(&process, Phase::BothReadNew).await;
+    assert_eq!(blockers, [Blocker::Unheard { side: Side::Old }]);
+    let Freshness::Stale { reason, .. } = watch.view().freshness().clone() else {
+        panic!("live without the old side");
+    };
+    assert!(reason.starts_with("old side: "), "{reason}");
+    assert_eq!(watch.view().len(), 1);
+}
+
+#[tokio::test]
+async fn a_refusal_of_a_side_that_is_read_is_the_callers() {
+    let world = World::default();
+    world.new.deny("web".parse().unwrap());
+    let plain_old = world.old.connect();
+    for phase in [Phase::BothReadMerged, Phase::BothReadNew] {
+        let process = world.process(phase).await;
+        let error = process.register(web("a")).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Denied);
+        assert!(
+            error.to_string().contains("the new side (memory)"),
+            "{error}"
+        );
+        assert!(
+            ids(&process).await.is_empty() && ids(&plain_old).await.is_empty(),
+            "{phase}"
+        );
+        assert!(process.status().registrations().is_empty());
+    }
+    let process = world.process(Phase::BothReadOld).await;
+    process.register(web("a")).await.unwrap();
+    assert_eq!(ids(&process).await, ["a"]);
+    let status = process.status();
+    let Some(Registration::Pending {
+        last_error: Some(error),
+        ..
+    }) = status.registration(&key("a"))
+    else {
+        panic!("{status:?}");
+    };
+    assert!(
+        error.to_string().contains("the new side (memory)"),
+        "{error}"
+    );
+    let blockers = refused(&process, Phase::BothReadNew).await;
+    let missing = |blocker: &Blocker| {
+        matches!(
+            blocker,
+            Blocker::Uncovered {
+                side: Side::New,
+                ..
+            }
+        )
+    };
+    assert!(blockers.iter().any(missing), "{blockers:?}");
+}
+
+#[tokio::test]
+async fn an_owner_overtaken_on_one_side_ends_on_both() {
+    let world = World::default();
+    let process = world.process(Phase::BothReadMerged).await;
+    process.register(web("a")).await.unwrap();
+    let newer = world.old.connect();
+    newer
+        .register(web("a").with_address("10.0.0.2:80").unwrap())
+        .await
+        .unwrap();
+    until("it learns it", async || {
+        process
+            .status()
+            .registration(&key("a"))
+            .is_some_and(Registration::is_superseded)
+    })
+    .await;
+    let plain_new = world.new.connect();
+    until("it has left the new side", async || {
+        ids(&plain_new).await.is_empty()
+    })
+    .await;
+    let error = process
+        .health(&key("a"), Health::draining())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotOwned);
+    let view = process.resolve("web").await.unwrap();
+    assert_eq!(
+        view.iter().next().unwrap().address().to_string(),
+        "10.0.0.2:80"
+    );
+    assert_eq!(
+        process.deregister(&key("a")).await.unwrap(),
+        Removal::Absent
+    );
+    assert_eq!(ids(&newer).await, ["a"]);
+}
+
+#[tokio::test]
+async fn of_two_owners_that_each_won_a_side_the_newer_one_wins_both() {
+    let world = World::default();
+    let (old, new) = (Arc::new(world.old.connect()), Arc::new(world.new.connect()));
+    let first = pair(&old, &new).await;
+    let second = world.process(Phase::BothReadMerged).await;
+    // The first doesn't hear the new side, where the second has the key for a while.
+    new.cut_off();
+    second
+        .register(web("a").with_address("10.0.0.2:80").unwrap())
+        .await
+        .unwrap();
+    first
+        .register(web("a").with_address("10.0.0.1:80").unwrap())
+        .await
+        .unwrap();
+    new.restore();
+    until("one has both sides", async || {
+        let holds = |migration: &Migration| {
+            migration
+                .status()
+                .registration(&key("a"))
+                .is_some_and(Registration::is_registered)
+        };
+        let superseded = |migration: &Migration| {
+            migration
+                .status()
+                .registration(&key("a"))
+                .is_some_and(Registration::is_superseded)
+        };
+        (holds(&first) && superseded(&second)) || (holds(&second) && superseded(&first))
+    })
+    .await;
+    for plain in [world.old.connect(), world.new.connect()] {
+        assert_eq!(ids(&plain).await, ["a"]);
+    }
+    let addresses = [&first, &second].map(async |migration| {
+        let view = migration.resolve("web").await.unwrap();
+        view.iter().next().unwrap().address().to_string()
+    });
+    let [a, b] = addresses;
+    assert_eq!(a.await, b.await);
+}
+
+#[tokio::test]
+async fn what_is_lost_on_one_side_is_there_again_with_the_newest_content() {
+    let world = World::default();
+    let (old, new) = (Arc::new(world.old.connect()), Arc::new(world.new.connect()));
+    let process = pair(&old, &new).await;
+    process.register(web("a")).await.unwrap();
+    let client = world.process(Phase::BothReadMerged).await;
+    let watch = client.watch_service("web").await.unwrap();
+    let mut changes = watch.clone().into_changes();
+    changes.next().await.unwrap();
+    new.cut_off();
+    process
+        .health(&key("a"), Health::warning("hot"))
+        .await
+        .unwrap();
+    until("the newer health is seen", async || is_hot(&watch.view())).await;
+    new.expire();
+    new.restore();
+    let plain_new = world.new.connect();
+    let repaired = async || is_hot(&plain_new.resolve("web").await.unwrap());
+    until("it is repaired on the new side", repaired).await;
+    assert!(is_hot(&watch.view()));
+    client.close().await.unwrap();
+    let mut kinds = Vec::new();
+    while let Some(change) = changes.next().await {
+        kinds.push(change);
+    }
+    assert_eq!(kinds.len(), 1, "one update and nothing else: {kinds:?}");
+}
+
+#[tokio::test]
+async fn what_is_reserved_is_kept_from_applications() {
+    let world = World::default();
+    let process = world.process(Phase::BothReadMerged).await;
+    let reserved = web("a").with_metadata("tidings.x", "1").unwrap();
+    let error = process.register(reserved).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    let reserved = Instance::new(PARTICIPANTS, "10.0.0.1:80").unwrap();
+    let error = process.register(reserved).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    process.register(web("a")).await.unwrap();
+    let view = process.watch_all().await.unwrap().view();
+    assert_eq!(view.len(), 1);
+    assert!(view.iter().all(|instance| instance.metadata().is_empty()));
+    assert_eq!(process.status().registrations().len(), 1);
+    assert_eq!(process.provenance(&key("a")), Some(Sides::BOTH));
+}
+
+#[tokio::test]
+async fn an_owner_whose_clock_is_behind_takes_over() {
+    let world = World::default();
+    let ahead = web("a").with_generation(Generation::new(u64::MAX / 2));
+    world
+        .old
+        .put_foreign("web/a", &serde_json::to_vec(&ahead).unwrap());
+    let client = world.process(Phase::BothReadMerged).await;
+    let watch = client.watch_service("web").await.unwrap();
+    let process = world.process(Phase::BothReadMerged).await;
+    process
+        .register(web("a").with_address("10.0.0.9:80").unwrap())
+        .await
+        .unwrap();
+    until("it is seen", async || {
+        let view = watch.view();
+        view.get(&key("a"))
+            .is_some_and(|found| found.address().to_string() == "10.0.0.9:80")
+    })
+    .await;
+    assert!(
+        process
+            .status()
+            .registration(&key("a"))
+            .unwrap()
+            .is_registered()
+    );
+}
+
+#[tokio::test]
+async fn a_fleet_walks_by_itself_and_waits_for_those_who_do_not() {
+    let world = World::default();
+    let late = world.named("late", Phase::Old).await;
+    late.register(web("late")).await.unwrap();
+    let mut fleet = Vec::new();
+    for number in 0..3 {
+        let process = world.builder().automatic().start().await.unwrap();
+        process
+            .register(web(&format!("web-{number}")))
+            .await
+            .unwrap();
+        fleet.push(process);
+    }
+    let all_at = |phase: Phase| fleet.iter().all(|process| process.plan().all == phase);
+    until("they read both", async || all_at(Phase::BothReadMerged)).await;
+    let blockers = fleet[0].blockers(Phase::BothReadNew).await;
+    assert!(
+        blockers.iter().any(|b| b.to_string().contains("web/late")),
+        "{blockers:?}"
+    );
+    assert_eq!(ids(&late).await.len(), 4);
+    for phase in [Phase::BothReadOld, Phase::BothReadMerged] {
+        late.set_phase(phase).await.unwrap();
+    }
+    until("they have moved", async || all_at(Phase::New)).await;
+    assert_eq!(ids(&late).await.len(), 4);
+    for process in &fleet {
+        assert_eq!(ids(process).await.len(), 4);
+    }
+}
+
+async fn pair(old: &Arc<MemoryDiscovery>, new: &Arc<MemoryDiscovery>) -> Migration {
+    let [old, new]: [Arc<dyn Discovery>; 2] = [old.clone(), new.clone()];
+    let builder = Migration::builder(old, new).phase(Phase::BothReadMerged);
+    builder.steady(Duration::ZERO).start().await.unwrap()
+}
+
+fn is_hot(view: &View) -> bool {
+    let found = view.get(&key("a"));
+    found.is_some_and(|found| *found.health() == Health::warning("hot"))
+}

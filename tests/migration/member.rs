@@ -1,0 +1,132 @@
+//! One process of the fleet: offers an instance or looks others up, and does what it is told on its
+//! standard input.
+//!
+//! What it says starts with `@` and the microseconds of the clock that all processes share.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tidings::{Config, Discovery, DiscoveryExt, Instance, Migration, View};
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+/// How often a client looks up.
+const LOOKUP_PAUSE: Duration = Duration::from_millis(1);
+
+/// The metadata key of the number that tells an older content from a newer one.
+const NUMBER: &str = "n";
+
+pub(crate) fn run() {
+    let Ok(config) = std::env::var("MEMBER_CONFIG") else {
+        return;
+    };
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(live(&config));
+}
+
+async fn live(config: &str) {
+    let config = Config::from_toml(config).unwrap();
+    let (discovery, migration): (Arc<dyn Discovery>, _) = if std::env::var("MEMBER_PLAIN").is_ok() {
+        (tidings::connect(config).await.unwrap(), None)
+    } else {
+        let migration = Arc::new(tidings::connect_migration(config).await.unwrap());
+        (migration.clone(), Some(migration))
+    };
+    match std::env::var("MEMBER_INSTANCE") {
+        Ok(instance) => {
+            let (id, port) = instance.split_once(':').unwrap();
+            let instance = Instance::new("web", format!("127.0.0.1:{port}")).unwrap();
+            let instance = instance.with_id(id).unwrap();
+            discovery.register(instance.clone()).await.unwrap();
+            if let Ok(pause) = std::env::var("MEMBER_CHANGES") {
+                let pause = Duration::from_millis(pause.parse().unwrap());
+                tokio::spawn(change(discovery.clone(), instance, pause));
+            }
+        }
+        Err(_) => {
+            let mut watch = discovery.watch_service("web").await.unwrap();
+            watch.wait_until(View::is_live).await.unwrap();
+            tokio::spawn(look_up(watch));
+        }
+    }
+    say("ready");
+    obey(migration.as_deref()).await;
+    say("ending");
+    let closed = discovery.close().await;
+    say(&format!("ended {closed:?}"));
+}
+
+/// Changes the content all the time, by a number that grows.
+async fn change(discovery: Arc<dyn Discovery>, instance: Instance, pause: Duration) {
+    for number in 1_u64.. {
+        tokio::time::sleep(pause).await;
+        let changed = instance.clone().with_metadata(NUMBER, number.to_string());
+        // It ends with the handle.
+        if discovery.register(changed.unwrap()).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn look_up(watch: tidings::Watch) {
+    let mut shown = BTreeSet::new();
+    let mut numbers = BTreeMap::new();
+    let mut lookups = 0_u64;
+    loop {
+        let view = watch.view();
+        lookups += 1;
+        for found in &view {
+            let number = found
+                .metadata()
+                .get(NUMBER)
+                .map_or(0, |n| n.parse().unwrap());
+            let last: u64 = numbers.insert(in_short(found), number).unwrap_or(0);
+            if number < last {
+                say(&format!("back {} from {last} to {number}", in_short(found)));
+            }
+        }
+        let now: BTreeSet<_> = view.iter().map(|found| in_short(found)).collect();
+        if lookups == 1 || now != shown {
+            let all: Vec<_> = now.iter().cloned().collect();
+            say(&format!("view {lookups} {}", all.join(",")));
+            shown = now;
+        } else if lookups % 1_000 == 0 {
+            say(&format!("lookups {lookups}"));
+        }
+        tokio::time::sleep(LOOKUP_PAUSE).await;
+    }
+}
+
+/// The id and the port, which tells one process from its successor.
+fn in_short(instance: &Instance) -> String {
+    format!("{}:{}", instance.id(), instance.address().port())
+}
+
+async fn obey(migration: Option<&Migration>) {
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        match (line.split_once(' '), migration) {
+            (Some(("phase", phase)), Some(migration)) => {
+                let changed = migration.set_phase(phase.parse().unwrap()).await;
+                match changed {
+                    Ok(()) => say(&format!("phase {phase}")),
+                    Err(error) => say(&format!("refused {error}")),
+                }
+            }
+            (Some(("plan", _)), Some(migration)) => {
+                say(&format!("plan {}", migration.plan().all));
+            }
+            _ => return,
+        }
+    }
+}
+
+fn say(text: &str) {
+    println!("@{} {text}", now());
+}
+
+pub(crate) fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    u64::try_from(now.as_micros()).unwrap()
+}
