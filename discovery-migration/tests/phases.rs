@@ -288,6 +288,7 @@ async fn a_side_that_is_down_is_not_read_and_not_left() {
     world.old.stop();
     let blockers = refused(&process, Phase::BothReadNew).await;
     assert_eq!(blockers, [Blocker::Unheard { side: Side::Old }]);
+    until("the view is stale", async || !watch.view().is_live()).await;
     let Freshness::Stale { reason, .. } = watch.view().freshness().clone() else {
         panic!("live without the old side");
     };
