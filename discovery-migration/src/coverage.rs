@@ -276,7 +276,7 @@ mod tests {
         assert!(missing.missed_on(Side::New).eq([key]) && missing.covered_for(Side::New).is_none());
         let missing = step(3, Some(&a), None, true);
         assert_eq!(missing.differences[key], (Difference::Missing, second * 4));
-        assert_eq!(missing.unmarked, [key.clone()]);
+        assert_eq!(missing.unmarked, std::slice::from_ref(key));
         let different = step(4, Some(&a), Some(&other), true);
         assert_eq!(different.differences[key], (Difference::Different, second));
 

@@ -24,6 +24,10 @@ use crate::{Plan, Side, Sides};
 /// until then, an owner whose clock is behind its predecessor's may wait to be seen.
 pub(crate) const MEMORY: Duration = Duration::from_secs(60);
 
+/// How long an instance that has left waits where a side lists it that never did: usually it is slow,
+/// and about to see it leave as well.
+pub(crate) const LATE: Duration = Duration::from_secs(5);
+
 /// The merged view of one selector.
 #[derive(Debug)]
 pub(crate) struct Merge {
@@ -87,7 +91,7 @@ impl Merge {
     }
 
     /// Takes in a side's newest view.
-    pub(crate) fn hear(&mut self, side: Side, view: View) {
+    pub(crate) fn hear(&mut self, side: Side, view: &View) {
         let heard = &mut self.sides[side.index()];
         heard.ever |= view.is_live();
         let last = std::mem::replace(&mut heard.view, view.clone());
@@ -96,7 +100,7 @@ impl Merge {
                 entry.sides[side.index()].list(None);
             }
         }
-        for instance in &view {
+        for instance in view {
             let known = last.get(instance.key());
             if known.is_some_and(|known| Arc::ptr_eq(known, instance)) {
                 continue;
@@ -150,11 +154,7 @@ impl Merge {
 
     /// When the view may change without anything being heard.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let left = self
-            .keys
-            .values()
-            .filter_map(|entry| entry.floor.as_ref()?.left);
-        left.min().map(|left| left + MEMORY)
+        self.keys.values().filter_map(Entry::deadline).min()
     }
 
     /// The sides that list an instance under a key, whether they are read or not.
@@ -237,7 +237,8 @@ impl Entry {
         let mut listed = Sides::NONE;
         for side in reads.iter() {
             let place = &mut self.sides[side.index()];
-            if place.lists(floor) {
+            let is_late = floor.left.is_some_and(|left| now < left + LATE);
+            if place.lists(floor) && (place.vouched || !is_late) {
                 listed = listed.union(side.into());
                 place.vouched = true;
             } else if place.vouched && place.is_news && live.has(side) {
@@ -335,6 +336,16 @@ impl Entry {
         if *floor.shown != *content {
             floor.shown = content;
         }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let floor = self.floor.as_ref()?;
+        let waits = |place: &Place| place.lists(floor) && !place.vouched;
+        let pause = match self.sides.iter().any(waits) {
+            true => LATE,
+            false => MEMORY,
+        };
+        Some(floor.left? + pause)
     }
 
     fn is_forgotten(&self, now: Instant) -> bool {

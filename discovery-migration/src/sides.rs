@@ -10,8 +10,10 @@ use crate::Side;
 
 /// How a backend is started; again, where a move goes back.
 pub struct Backend {
-    start: Box<dyn Fn() -> BoxFuture<'static, Result<Arc<dyn Discovery>>> + Send + Sync>,
+    start: Box<dyn Fn() -> Starting + Send + Sync>,
 }
+
+type Starting = BoxFuture<'static, Result<Arc<dyn Discovery>>>;
 
 /// The handles in use.
 #[derive(Debug)]

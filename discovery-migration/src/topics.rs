@@ -70,7 +70,7 @@ impl Topic {
         let state = &mut *self.lock();
         for side in Side::BOTH {
             if let Some(watch) = &state.watches[side.index()] {
-                state.merge.hear(side, watch.view());
+                state.merge.hear(side, &watch.view());
             }
         }
         let (mut instances, freshness) = state.merge.view(now);
@@ -115,10 +115,10 @@ impl Topic {
     /// Why one of these sides can't be watched, where it refuses for good.
     fn refusal(&self, reads: Sides) -> Option<Error> {
         let state = self.lock();
-        let refusals = reads
+        let mut refusals = reads
             .iter()
             .filter_map(|side| state.refused[side.index()].clone());
-        refusals.filter(|error| !error.is_retryable()).next()
+        refusals.find(|error| !error.is_retryable())
     }
 
     /// The handle of a side has ended, other than by the plan; it is tried again in a while.
@@ -126,7 +126,7 @@ impl Topic {
         let state = &mut *self.lock();
         let ended = Freshness::stale("its handle was closed");
         let view = state.merge.heard(side).with_freshness(ended);
-        state.merge.hear(side, view);
+        state.merge.hear(side, &view);
         state.watches[side.index()] = None;
         state.refused[side.index()] = Some(Error::closed());
         false

@@ -167,7 +167,7 @@ async fn reads_are_not_switched_before_everybody_is_there() {
     );
     assert_eq!(watch.view().len(), 1);
     let web = process.report().services.remove(key.service()).unwrap();
-    assert_eq!(web.unmarked, [key.clone()]);
+    assert_eq!(web.unmarked, std::slice::from_ref(&key));
 
     let plan = Plan::all(Phase::BothReadNew);
     process.set_plan(plan, Gate::Override).await.unwrap();

@@ -19,18 +19,19 @@ fn bench(phase: Phase) -> Bench {
 impl Bench {
     fn hears(&mut self, side: Side, instances: &[Instance]) {
         let instances = instances.iter().cloned().map(Arc::new).collect();
-        self.merge.hear(side, View::new(instances, Freshness::Live));
+        self.merge
+            .hear(side, &View::new(instances, Freshness::Live));
     }
 
     fn loses(&mut self, side: Side) {
         let view = self.merge.heard(side).clone();
         self.merge
-            .hear(side, view.with_freshness(Freshness::stale("gone")));
+            .hear(side, &view.with_freshness(Freshness::stale("gone")));
     }
 
     fn returns(&mut self, side: Side) {
         let view = self.merge.heard(side).clone();
-        self.merge.hear(side, view.with_freshness(Freshness::Live));
+        self.merge.hear(side, &view.with_freshness(Freshness::Live));
     }
 
     /// Generation and port of each.
@@ -176,7 +177,14 @@ fn a_newer_registration_replaces_an_older_one_on_the_other_side() {
     bench.hears(Side::New, &[]);
     assert_eq!(bench.shows(), [], "the older one is not brought back");
     bench.hears(Side::Old, &[marked(20, 0)]);
-    assert_eq!(bench.shows(), [(20, 1)]);
+    assert_eq!(
+        bench.shows(),
+        [],
+        "the old side is slow, and will see it leave"
+    );
+    assert_eq!(bench.merge.deadline(), Some(bench.now + LATE));
+    bench.now += LATE;
+    assert_eq!(bench.shows(), [(20, 1)], "it isn't: there it stays");
 }
 
 #[test]
@@ -219,6 +227,8 @@ fn the_past_of_a_slow_side_is_not_shown_again() {
     bench.hears(Side::New, &[marked(9, 1)]);
     assert_eq!(bench.shows(), []);
     bench.hears(Side::New, &[marked(10, 1)]);
+    assert_eq!(bench.shows(), []);
+    bench.now += LATE;
     assert_eq!(
         bench.shows(),
         [(10, 4)],
