@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tidings_api::{Bounds, Error, InstanceKey, Selector, ServiceName};
+use tidings_api::{Bounds, Connection, Error, InstanceKey, Selector, ServiceName, Status};
 
 use crate::coverage::{Coverage, LAG_MAX};
 use crate::inner::{Inner, participants};
@@ -25,6 +25,8 @@ pub enum Blocker {
     Unheard {
         /// Which.
         side: Side,
+        /// Why, for people.
+        reason: String,
     },
     /// An instance isn't on the side that would be the only one read.
     Uncovered {
@@ -288,18 +290,24 @@ impl Inner {
                 Some(unmarked) => unmarked
                     .into_iter()
                     .for_each(|key| blockers.add(Blocker::Unmarked { key })),
-                None => blockers.add(Blocker::Unheard { side: left }),
+                None => blockers.add(Blocker::Unheard {
+                    side: left,
+                    reason: format!("it doesn't show all services within {LOOK_TIME:?}"),
+                }),
             }
         }
     }
 
     /// Whether a side can be heard.
     fn hear(&self, side: Side, blockers: &mut Blockers) {
-        let handle = self.handles.get(side);
-        let heard = handle.is_some_and(|handle| handle.status().connection().is_connected());
-        if !heard {
-            blockers.add(Blocker::Unheard { side });
-        }
+        let status = self.handles.get(side).map(|handle| handle.status());
+        let reason = match status.as_ref().map(Status::connection) {
+            Some(Connection::Connected) => return,
+            Some(Connection::Disconnected { reason, .. }) => reason.to_string(),
+            Some(_) => "its handle is closed".to_owned(),
+            None => "it is not in use yet".to_owned(),
+        };
+        blockers.add(Blocker::Unheard { side, reason });
     }
 
     /// Instances of any service on a side whose owners don't migrate; `None` where it isn't heard.
@@ -426,7 +434,9 @@ fn plan_of(listed: &Listed) -> Option<Plan> {
 impl fmt::Display for Blocker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unheard { side } => write!(f, "the {side} side can't be heard"),
+            Self::Unheard { side, reason } => {
+                write!(f, "the {side} side can't be heard ({reason})")
+            }
             Self::Uncovered {
                 key,
                 side,

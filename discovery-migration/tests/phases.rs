@@ -274,7 +274,10 @@ async fn a_side_that_is_down_is_not_read_and_not_left() {
     let reason = format!("{:?}", status.connection());
     assert!(reason.contains("the new side (memory)"), "{reason}");
     let blockers = refused(&process, Phase::BothReadMerged).await;
-    assert_eq!(blockers, [Blocker::Unheard { side: Side::New }]);
+    assert!(
+        matches!(&blockers[..], [Blocker::Unheard { side: Side::New, reason }] if reason.contains("stopped")),
+        "{blockers:?}"
+    );
 
     world.new.start();
     process.set_phase(Phase::BothReadMerged).await.unwrap();
@@ -287,7 +290,16 @@ async fn a_side_that_is_down_is_not_read_and_not_left() {
     );
     world.old.stop();
     let blockers = refused(&process, Phase::BothReadNew).await;
-    assert_eq!(blockers, [Blocker::Unheard { side: Side::Old }]);
+    assert!(
+        matches!(
+            &blockers[..],
+            [Blocker::Unheard {
+                side: Side::Old,
+                ..
+            }]
+        ),
+        "{blockers:?}"
+    );
     until("the view is stale", async || !watch.view().is_live()).await;
     let Freshness::Stale { reason, .. } = watch.view().freshness().clone() else {
         panic!("live without the old side");
