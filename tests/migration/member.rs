@@ -91,7 +91,7 @@ async fn look_up(watch: tidings::Watch) {
             let all: Vec<_> = now.iter().cloned().collect();
             say(&format!("view {lookups} {}", all.join(",")));
             shown = now;
-        } else if lookups % 100 == 0 {
+        } else if lookups.is_multiple_of(100) {
             say(&format!("lookups {lookups}"));
         }
         tokio::time::sleep(LOOKUP_PAUSE).await;
