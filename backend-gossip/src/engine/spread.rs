@@ -19,6 +19,10 @@ const PUSH_FRAMES_PER_SECOND: u32 = 1_000;
 /// Frames that may go at once after a quiet time.
 const PUSH_FRAMES_BURST: i64 = 200;
 
+/// Loss from which on what is said about silent members is gossiped and no longer pushed on: one ping
+/// that was lost lately is no reason yet.
+const STORM_DOUBT: f64 = 0.6;
+
 /// Space in a datagram below which no broadcast is tried.
 const SPACE_WORTH_FILLING: usize = 24;
 
@@ -67,20 +71,36 @@ impl Budget {
 }
 
 impl Engine {
-    /// Spreads an item in its newest form.
+    /// Spreads an item in its newest form: pushes it, and gossips it.
     pub(super) fn spread(&mut self, now: Instant, key: ItemKey) {
         if self.members.others().is_empty() {
             // Whoever joins gets everything by sync.
             return;
         }
         self.fresh.insert(key.clone());
-        self.broadcasts.add(key);
-        self.stats.broadcasts_max = self.stats.broadcasts_max.max(self.broadcasts.len());
+        self.queue(now, key);
         // At once after a quiet time; otherwise in company with what else comes up.
         let at = self
             .pushed
             .map_or(now, |pushed| now.max(pushed + self.config.push_delay));
         self.timers.set_if_unset(Timer::Push, at);
+    }
+
+    /// Passes on what others say for or against a silent member.
+    ///
+    /// Pushed on by everybody it costs the cluster a handful of frames a member. Where pings are lost
+    /// all the time that is a storm; suspicions last longer there, and gossip carries them in time.
+    pub(super) fn pass_on(&mut self, now: Instant, id: u64) {
+        if self.loss.doubt() < STORM_DOUBT {
+            self.spread(now, ItemKey::Member(id));
+        } else if !self.members.others().is_empty() {
+            self.queue(now, ItemKey::Member(id));
+        }
+    }
+
+    fn queue(&mut self, now: Instant, key: ItemKey) {
+        self.broadcasts.add(key);
+        self.stats.broadcasts_max = self.stats.broadcasts_max.max(self.broadcasts.len());
         self.timers
             .set_if_unset(Timer::Gossip, now + self.config.gossip_interval);
     }
