@@ -204,7 +204,7 @@ impl Engine {
             return 0;
         }
         let refused = |id: &&u64| {
-            let suspicion = self.members.find(**id).and_then(|m| m.suspicion.as_ref());
+            let suspicion = self.members.find(**id).and_then(|m| m.suspicion.as_deref());
             suspicion.is_some_and(|suspicion| suspicion.refused() > 0)
         };
         self.members.others().iter().filter(refused).count()

@@ -43,7 +43,8 @@ pub(super) struct Member {
     pub(super) address: SocketAddr,
     pub(super) floor: u64,
     pub(super) unknown: Box<[u8]>,
-    pub(super) suspicion: Option<Suspicion>,
+    /// Apart, since nearly no member has one.
+    pub(super) suspicion: Option<Box<Suspicion>>,
     /// Smoothed round-trip time of its answers to this member's pings.
     pub(super) round_trip: Option<Duration>,
 }
@@ -110,7 +111,7 @@ impl Member {
         };
         let (accusers, refused) = self
             .suspicion
-            .as_ref()
+            .as_deref()
             .map(Suspicion::accusers)
             .unwrap_or_default();
         Some(Accuse {

@@ -116,7 +116,7 @@ impl Engine {
                 member.state = MemberState::Suspect;
                 member.incarnation = incarnation;
                 member.since = now;
-                member.suspicion = Some(Suspicion::new(now, shortest, awaited));
+                member.suspicion = Some(Suspicion::new(now, shortest, awaited).into());
                 news = true;
             }
             if let Some(suspicion) = &mut member.suspicion {
@@ -175,7 +175,7 @@ impl Engine {
         let Some(suspicion) = self
             .members
             .find(id)
-            .and_then(|member| member.suspicion.as_ref())
+            .and_then(|member| member.suspicion.as_deref())
         else {
             return;
         };
@@ -195,7 +195,7 @@ impl Engine {
         // Probes may be far apart, and silence has to be noticed before anybody is convicted by it.
         self.update_contact(now);
         let member = self.members.find(id);
-        let Some(suspicion) = member.and_then(|member| member.suspicion.as_ref()) else {
+        let Some(suspicion) = member.and_then(|member| member.suspicion.as_deref()) else {
             return;
         };
         let (refused, started) = (suspicion.refused() > 0, suspicion.started());
@@ -503,12 +503,7 @@ impl Engine {
     }
 
     fn check_superseded_by(&mut self, now: Instant, owner: u64) {
-        let keys: Vec<_> = self
-            .registry
-            .of(owner)
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in keys {
+        for key in self.registry.keys_of(owner) {
             self.check_superseded(now, &key);
         }
     }

@@ -697,12 +697,7 @@ impl Engine {
 
     /// Indexes the records of a member anew and reports their services: its presence has changed.
     fn index_records(&mut self, owner: u64) {
-        let keys: Vec<_> = self
-            .registry
-            .of(owner)
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in keys {
+        for key in self.registry.keys_of(owner) {
             self.index_record(owner, &key);
             self.changed.insert(key.service().clone());
         }
@@ -781,18 +776,15 @@ impl Engine {
     /// the live ones among them have newer versions on the way, and would leave the views until
     /// these arrive.
     fn drop_void(&mut self, now: Instant) {
-        let mut void = Vec::new();
-        for owner in self.registry.owners() {
-            let Some(member) = self.members.find(owner) else {
-                continue;
-            };
-            if now.saturating_duration_since(member.floor_heard) < VOID_GRACE {
-                continue;
-            }
-            let records = self.registry.of(owner);
-            let below = records.filter(|(_, stored)| stored.version <= member.floor);
-            void.extend(below.map(|(key, _)| (owner, key.clone())));
-        }
+        let is_void = |owner: u64, stored: &Stored| {
+            self.members.find(owner).is_some_and(|member| {
+                stored.version <= member.floor
+                    && now.saturating_duration_since(member.floor_heard) >= VOID_GRACE
+            })
+        };
+        let records = self.registry.iter();
+        let void = records.filter(|(owner, _, stored)| is_void(*owner, stored));
+        let void: Vec<_> = void.map(|(owner, key, _)| (owner, key.clone())).collect();
         for (owner, key) in void {
             self.drop_record(owner, &key);
         }
@@ -857,12 +849,7 @@ impl Engine {
     }
 
     fn drop_records(&mut self, owner: u64) {
-        let keys: Vec<_> = self
-            .registry
-            .of(owner)
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in keys {
+        for key in self.registry.keys_of(owner) {
             self.drop_record(owner, &key);
         }
     }
