@@ -39,9 +39,11 @@ const BYTES_WAITING_MAX: usize = 16 * LINK_FRAME_BYTES_MAX;
 const FRAMES_READ_MAX: usize = 64;
 /// How long a link this member opened may be without a frame either way.
 const IDLE_OUT: Duration = Duration::from_secs(30);
+/// The same for one that is kept open; then an empty frame is sent.
+const IDLE_KEPT: Duration = Duration::from_secs(90);
 /// The same for one that a peer opened. Longer, so that it is the opener who closes: where the
 /// other side does, there is a reason for it that members want to know.
-const IDLE_IN: Duration = Duration::from_secs(60);
+const IDLE_IN: Duration = Duration::from_secs(180);
 /// A link that was lost sooner than this, twice in a row, isn't tried again: a peer without room
 /// would be asked for it for ever.
 const SHORT_LIVED: Duration = Duration::from_secs(1);
@@ -178,9 +180,14 @@ impl Links {
 
     /// Closes the links that were not used for long, and keeps open those to be kept.
     pub(crate) fn tend(&mut self, now: Instant) {
-        let idle = self.open.iter().filter(|(_, link)| link.is_idle(now));
-        for (id, to) in idle.map(|(id, link)| (*id, link.to)).collect::<Vec<_>>() {
-            if to.is_some_and(|to| self.kept.contains(&to)) {
+        let is_kept = |link: &Link| link.to.is_some_and(|to| self.kept.contains(&to));
+        let links = self
+            .open
+            .iter()
+            .map(|(id, link)| (*id, is_kept(link), link));
+        let idle = links.filter(|(_, kept, link)| link.is_idle(now, *kept));
+        for (id, kept) in idle.map(|(id, kept, _)| (id, kept)).collect::<Vec<_>>() {
+            if kept {
                 self.send_over(now, id, b"");
             } else {
                 trace!(?id, "idle link closed");
@@ -401,8 +408,12 @@ impl Link {
         !twice
     }
 
-    fn is_idle(&self, now: Instant) -> bool {
-        let limit = if self.to.is_some() { IDLE_OUT } else { IDLE_IN };
+    fn is_idle(&self, now: Instant, kept: bool) -> bool {
+        let limit = match self.to {
+            Some(_) if kept => IDLE_KEPT,
+            Some(_) => IDLE_OUT,
+            None => IDLE_IN,
+        };
         now.saturating_duration_since(self.used) >= limit
     }
 }

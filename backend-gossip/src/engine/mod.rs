@@ -61,7 +61,7 @@ use self::join::{Join, Leave};
 use self::member::{Member, Members};
 use self::probe::{Check, Loss, Probe};
 use self::registry::{Registry, Stored};
-use self::spread::Budget;
+use self::spread::{Agreement, Budget};
 use self::suspicion::Suspicion;
 use self::timer::{Timer, Timers};
 use crate::wire::content::Content;
@@ -239,8 +239,11 @@ pub struct Engine {
     budget: Budget,
     pushed: Option<Instant>,
     sync_with: Option<SocketAddr>,
+    agreement: Agreement,
 
     join: Join,
+    /// Whether what is being handled is the answer to a join.
+    learning: bool,
     leave: Option<Leave>,
 
     transmits: VecDeque<Transmit>,
@@ -286,7 +289,9 @@ impl Engine {
             budget: Budget::new(now),
             pushed: None,
             sync_with: None,
+            agreement: Agreement::default(),
             join: Join::default(),
+            learning: false,
             leave: None,
             timers: Timers::default(),
             transmits: VecDeque::new(),
@@ -525,6 +530,7 @@ impl Engine {
             self.stats.foreign += 1;
             return;
         }
+        self.learning = matches!(route, Route::Reply(_)) && !self.is_joined();
         let mut answer = sync::Answer::default();
         while !reader.is_empty() {
             match Message::decode(&mut reader) {
@@ -538,6 +544,7 @@ impl Engine {
                 }
             }
         }
+        self.learning = false;
         self.answer(route, answer);
     }
 
@@ -563,9 +570,14 @@ impl Engine {
         }
         match message {
             Message::Ping {
-                sequence, target, ..
+                sequence,
+                target,
+                digest,
             } => {
                 self.handle_ping(route, sender, sequence, target);
+                if self.is_member_at(sender, route) {
+                    self.note_agreement(digest);
+                }
             }
             Message::Ack { sequence, digest } => self.handle_ack(now, sender, sequence, digest),
             Message::PingRequest {

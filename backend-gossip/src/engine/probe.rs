@@ -154,7 +154,7 @@ impl Engine {
     /// Whether a frame comes from where its sender is known to be. Anybody can claim an address:
     /// others than members get no broadcasts, which would multiply what a forger sends to a victim,
     /// and be counted as sent.
-    fn is_member_at(&self, sender: u64, route: Route) -> bool {
+    pub(super) fn is_member_at(&self, sender: u64, route: Route) -> bool {
         let member = self
             .members
             .find(sender)

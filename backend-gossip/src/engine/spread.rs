@@ -30,6 +30,17 @@ const SPACE_WORTH_FILLING: usize = 24;
 /// a storm thousands are queued, and every ping and ack would encode them all.
 const MISFITS_MAX: usize = 16;
 
+/// Members in a row that must agree in everything for what is queued to count as spread. Those who
+/// don't have it by then are few, and their digests tell.
+const AGREEMENTS: u32 = 4;
+
+/// How many members in a row have had this member's digest.
+#[derive(Debug, Default)]
+pub(super) struct Agreement {
+    digest: u64,
+    members: u32,
+}
+
 /// What may be pushed; goes into debt by one round and waits until it is paid.
 #[derive(Debug)]
 pub(super) struct Budget {
@@ -77,6 +88,10 @@ impl Engine {
             // Whoever joins gets everything by sync.
             return;
         }
+        if self.learning && key != ItemKey::Member(self.me) {
+            // Those who know it have spread it.
+            return;
+        }
         self.fresh.insert(key.clone());
         self.queue(now, key);
         // At once after a quiet time; otherwise in company with what else comes up.
@@ -103,6 +118,32 @@ impl Engine {
         self.stats.broadcasts_max = self.stats.broadcasts_max.max(self.broadcasts.len());
         self.timers
             .set_if_unset(Timer::Gossip, now + self.config.gossip_interval);
+    }
+
+    /// A member has told its digest. Once several in a row have agreed in everything, what the digest
+    /// covers needs no more gossip: after many have joined together that is nearly all of it.
+    pub(super) fn note_agreement(&mut self, digest: u64) {
+        if digest != self.items.digest() {
+            self.agreement.members = 0;
+            return;
+        }
+        if self.agreement.digest != digest {
+            self.agreement = Agreement { digest, members: 0 };
+        }
+        self.agreement.members += 1;
+        if self.agreement.members < AGREEMENTS || self.broadcasts.is_empty() {
+            return;
+        }
+        let members = &self.members;
+        let is_told_otherwise = |key: &ItemKey| match key {
+            ItemKey::Member(id) => members
+                .find(*id)
+                .is_some_and(|member| member.state != MemberState::Alive),
+            ItemKey::Record(owner, _) => members
+                .find(*owner)
+                .is_some_and(|owner| !owner.is_present()),
+        };
+        self.broadcasts.retain(is_told_otherwise);
     }
 
     /// Sends what is fresh to a few members.

@@ -75,6 +75,7 @@ impl Engine {
     pub(super) fn compare_digest(&mut self, now: Instant, member: u64, digest: u64) {
         if digest == self.items.digest() {
             self.timers.cancel(Timer::Sync);
+            self.note_agreement(digest);
             self.joined(now);
         } else if let Some(address) = self.members.find(member).map(|member| member.address) {
             self.sync_with = Some(address);
