@@ -238,7 +238,10 @@ pub struct Engine {
     fresh: BTreeSet<ItemKey>,
     budget: Budget,
     pushed: Option<Instant>,
-    sync_with: Option<SocketAddr>,
+    /// Whose digest differed last, and since when there is one.
+    sync_with: Option<(SocketAddr, Instant)>,
+    /// When something was last spread.
+    latest_news: Option<Instant>,
     agreement: Agreement,
 
     join: Join,
@@ -289,6 +292,7 @@ impl Engine {
             budget: Budget::new(now),
             pushed: None,
             sync_with: None,
+            latest_news: None,
             agreement: Agreement::default(),
             join: Join::default(),
             learning: false,
@@ -357,7 +361,7 @@ impl Engine {
                 Timer::Probe => self.probe(now),
                 Timer::Push => self.push(now),
                 Timer::Gossip => self.gossip(now),
-                Timer::Sync => self.sync(),
+                Timer::Sync => self.sync(now),
                 Timer::Join => self.retry_join(now),
                 Timer::Heal => self.heal(now),
                 Timer::Leave => self.announce_leave(now),

@@ -92,6 +92,7 @@ impl Engine {
             // Those who know it have spread it.
             return;
         }
+        self.latest_news = Some(now);
         self.fresh.insert(key.clone());
         self.queue(now, key);
         // At once after a quiet time; otherwise in company with what else comes up.
