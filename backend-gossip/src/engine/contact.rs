@@ -195,19 +195,7 @@ impl Engine {
             .iter()
             .filter(|(_, id)| dead(*id))
             .count();
-        dead + self.members.suspects() - self.refused_suspects()
-    }
-
-    /// Suspects whose host says that the process is gone.
-    fn refused_suspects(&self) -> usize {
-        if self.members.suspects() == 0 {
-            return 0;
-        }
-        let refused = |id: &&u64| {
-            let suspicion = self.members.find(**id).and_then(|m| m.suspicion.as_ref());
-            suspicion.is_some_and(|suspicion| suspicion.refused() > 0)
-        };
-        self.members.others().iter().filter(refused).count()
+        dead + self.members.suspects() - self.members.refused()
     }
 
     /// Gives all suspects their whole time again, so that those who were there all along can refute.
