@@ -184,6 +184,13 @@ impl Seen {
         self.wait(&format!("it shows {expected:?}"), all).await;
     }
 
+    /// Waits until it shows what `owner` registers now: whatever happened, it still follows etcd.
+    pub(crate) async fn still_hears(&self, owner: &EtcdDiscovery) {
+        owner.register(web("later", 1)).await.unwrap();
+        let later = |view: &View| view.is_live() && view.get(&key("later")).is_some();
+        self.wait("what is registered later", later).await;
+    }
+
     pub(crate) async fn is_stale(&self) {
         self.wait("it is stale", |view| !view.is_live()).await;
     }
