@@ -25,8 +25,9 @@ use crate::error::Fault;
 const TRANSACTIONS_MAX: usize = 2;
 /// Half of what etcd allows in one transaction by default.
 const WRITES_PER_TRANSACTION_MAX: usize = 64;
-/// A transaction that has so much already takes no more; etcd takes 1.5 MiB by default.
-const BYTES_PER_TRANSACTION: usize = 512 * 1024;
+/// A transaction that has so much already takes no more. With one more of the largest values it is
+/// within what etcd takes however it is configured.
+const BYTES_PER_TRANSACTION: usize = 128 * 1024;
 
 /// What to do to a key.
 #[derive(Clone, Debug)]

@@ -62,6 +62,8 @@ pub(crate) fn config(cluster: &Cluster) -> EtcdConfig {
         .map(ToString::to_string)
         .collect();
     config.ttl = TTL;
+    // So that tests with two registrations have some that hang on different ones.
+    config.leases = 2;
     config
 }
 
