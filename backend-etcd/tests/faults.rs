@@ -88,10 +88,13 @@ async fn killed_and_restarted_with_data_kept(version: Version) {
         .await
         .unwrap();
     let (owner, client, seen) = a_and_b(&cluster).await;
+    cluster.ctl(&["put", "witness", "kept"]).unwrap();
     cluster.kill(0);
     seen.is_stale().await;
     owner.register(web("b", 2)).await.unwrap();
     cluster.restart(0).await.unwrap();
+    let witness = cluster.ctl(&["get", "witness"]).unwrap();
+    assert!(witness.contains("kept"), "the data is lost: {witness:?}");
     seen.shows(&[("a", 1), ("b", 2)]).await;
     is_registered(&owner, "b").await;
     assert_eq!(seen.since_mark().await, ["~b"]);
