@@ -202,7 +202,7 @@ async fn send(link: &Link, mut orders: Vec<Order>) -> Vec<Order> {
         }
         _ if !is_alone => return orders,
         Ok(answer) => {
-            let mut found = Some(found(answer));
+            let mut found = Some(found(&answer));
             for order in orders {
                 order.answer(Ok(Written::Found(found.take().flatten())));
             }
@@ -248,7 +248,7 @@ impl Order {
     }
 }
 
-fn found(answer: TxnResponse) -> Option<KeyValue> {
+fn found(answer: &TxnResponse) -> Option<KeyValue> {
     answer.op_responses().into_iter().find_map(|op| match op {
         TxnOpResponse::Get(mut get) => get.take_kvs().pop(),
         _ => None,
