@@ -12,6 +12,7 @@ macro_rules! server_tests {
     (consul: $($tests:tt)*) => { $crate::__with_consul! { $($tests)* } };
     (etcd_3_4: $($tests:tt)*) => { $crate::__with_etcd_3_4! { $($tests)* } };
     (etcd_3_5: $($tests:tt)*) => { $crate::__with_etcd_3_5! { $($tests)* } };
+    (go_naming: $($tests:tt)*) => { $crate::__with_go_naming! { $($tests)* } };
     (zookeeper_3_8: $($tests:tt)*) => { $crate::__with_zookeeper_3_8! { $($tests)* } };
     (curator: $($tests:tt)*) => { $crate::__with_curator! { $($tests)* } };
 }
@@ -100,6 +101,10 @@ define!(
 define!(
     $ have_etcd_3_5, __with_etcd_3_5, __suite_etcd_3_5, __ignored_etcd_3_5,
     "etcd 3.5 is not installed"
+);
+define!(
+    $ have_go_naming, __with_go_naming, __suite_go_naming, __ignored_go_naming,
+    "Go and etcd's client for it are not installed"
 );
 define!(
     $ have_zookeeper_3_8, __with_zookeeper_3_8, __suite_zookeeper_3_8, __ignored_zookeeper_3_8,
