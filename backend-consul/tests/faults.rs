@@ -133,6 +133,27 @@ tidings_testkit::server_tests! { consul:
         expect(&changes, &["+a", "+b", "+c"]).await;
     }
 
+    async fn what_a_restored_snapshot_takes_away_leaves_without_another_write() {
+        let agent = Agent::start(Options::new(Role::Server)).await.unwrap();
+        let consul = start(&agent).await;
+        let snapshot = agent.call_bytes("GET", "/v1/snapshot", b"").await.unwrap();
+        // On a node without an agent, so that nobody brings it back.
+        put(&agent, "/v1/catalog/register", &json!({
+            "Node": "legacy", "Address": "192.0.2.9",
+            "Service": {"ID": "web", "Service": "web", "Port": 80},
+            "Check": {"CheckID": "c", "Name": "C", "ServiceID": "web", "Status": "passing"},
+        }))
+        .await;
+        let mut watch = consul.watch_service("web").await.unwrap();
+        seen(&mut watch, "it", |view| view.is_live() && view.len() == 1).await;
+        let before = index(&agent, "web").await;
+        agent.call_bytes("PUT", "/v1/snapshot", &snapshot).await.unwrap();
+        assert_eq!(index(&agent, "web").await, 0, "it was at {before}, and is still there");
+        // The query under way waits for an index that nothing will reach.
+        seen(&mut watch, "it is held", |view| !view.is_live() && view.len() == 1).await;
+        seen(&mut watch, "it is gone", |view| view.is_live() && view.is_empty()).await;
+    }
+
     async fn server_lost_with_the_client_agent_alive() {
         let mut server = Agent::start(Options::new(Role::Server)).await.unwrap();
         let client = Agent::start(Options::new(Role::Client(server.serf()))).await.unwrap();
