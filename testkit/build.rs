@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 fn main() {
-    println!("cargo::rustc-check-cfg=cfg(have_consul, have_etcd_3_4, have_etcd_3_5)");
+    println!("cargo::rustc-check-cfg=cfg(have_consul, have_dig, have_etcd_3_4, have_etcd_3_5)");
     println!("cargo::rustc-check-cfg=cfg(have_go, have_go_naming)");
     println!("cargo::rustc-check-cfg=cfg(have_zookeeper_3_8, have_curator, have_java)");
     println!("cargo::rerun-if-env-changed=PATH");
@@ -12,6 +12,7 @@ fn main() {
     let servers = Path::new(&servers);
     let unpacked = servers.join("consul/usr/bin/consul");
     find("consul", &[in_path("consul"), vec![unpacked]].concat());
+    find("dig", &in_path("dig"));
     let has_etcd = find("etcd_3_4", &in_path("etcd"));
     find("etcd_3_5", &[servers.join("etcd-3.5/usr/bin/etcd")]);
     if find("go", &in_path("go")) && has_etcd {

@@ -17,10 +17,11 @@ use tidings_api::{Discovery, DiscoveryExt, Instance};
 use tidings_consul::{ConsulConfig, ConsulDiscovery};
 use tidings_testkit::consul::{Agent, Options, Role};
 
-const SAMPLES: usize = 500;
-/// Between two samples: an agent that has just synchronised may take a moment for the rest.
-const PAUSE: Duration = Duration::from_millis(20);
-const WINDOW: Duration = Duration::from_secs(20);
+const SAMPLES: usize = 400;
+/// Between two samples: an agent that has just synchronised may take a moment for the rest; and a watch
+/// that asks more than 40 times a second, which is two changes each 50 ms, is slowed down on purpose.
+const PAUSE: Duration = Duration::from_millis(40);
+const WINDOW: Duration = Duration::from_secs(15);
 
 fn main() {
     if !std::env::args().any(|arg| arg == "--bench") {

@@ -10,6 +10,7 @@
 #[macro_export]
 macro_rules! server_tests {
     (consul: $($tests:tt)*) => { $crate::__with_consul! { $($tests)* } };
+    (consul_and_dig: $($tests:tt)*) => { $crate::__with_consul_and_dig! { $($tests)* } };
     (etcd_3_4: $($tests:tt)*) => { $crate::__with_etcd_3_4! { $($tests)* } };
     (etcd_3_5: $($tests:tt)*) => { $crate::__with_etcd_3_5! { $($tests)* } };
     (go_naming: $($tests:tt)*) => { $crate::__with_go_naming! { $($tests)* } };
@@ -94,6 +95,10 @@ macro_rules! define {
 }
 
 define!($ have_consul, __with_consul, __suite_consul, __ignored_consul, "consul is not installed");
+define!(
+    $ all(have_consul, have_dig), __with_consul_and_dig, __suite_consul_and_dig,
+    __ignored_consul_and_dig, "consul or dig (Debian: bind9-dnsutils) is not installed"
+);
 define!(
     $ have_etcd_3_4, __with_etcd_3_4, __suite_etcd_3_4, __ignored_etcd_3_4,
     "etcd 3.4 is not installed"
