@@ -33,4 +33,7 @@ say "documentation tests"
 cargo test --workspace --all-features --doc
 
 say "tests"
+# Most of them wait for servers or for time limits, not for a processor.
+RUST_TEST_THREADS=${RUST_TEST_THREADS:-8}
+export RUST_TEST_THREADS
 exec cargo test --workspace --all-features --lib --bins --tests --examples --no-fail-fast "$@"
