@@ -50,9 +50,12 @@ enum Watches {
 /// the node again sets no other.
 #[derive(Default)]
 struct Oneshots {
-    firing: FuturesUnordered<Pin<Box<dyn Future<Output = (Watched, zk::WatchedEvent)> + Send>>>,
+    firing: FuturesUnordered<Firing>,
     set: HashSet<Watched>,
 }
+
+/// A one-shot watch that waits for its event.
+type Firing = Pin<Box<dyn Future<Output = (Watched, zk::WatchedEvent)> + Send>>;
 
 /// What a one-shot watch is set on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
