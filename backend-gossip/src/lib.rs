@@ -88,9 +88,9 @@ const STALE_PROBES: u32 = 7;
 ///
 /// # How far things have travelled
 /// When `register`, `health` or `deregister` returns, this member has taken it over and watches of
-/// this handle show it; the packets that tell the others leave in the same moment. `close` returns
-/// once some of the others have confirmed the leave, or after
-/// [`leave_timeout`](GossipConfig::leave_timeout).
+/// this handle show it; the packets that tell the others leave milliseconds later. While nobody is
+/// heard, registrations are pending. `close` returns once some of the others have confirmed the
+/// leave, or after [`leave_timeout`](GossipConfig::leave_timeout); it doesn't fail.
 ///
 /// # Dropping
 /// A handle that is dropped without `close` leaves in the background, as long as the runtime lives
