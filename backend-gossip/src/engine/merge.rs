@@ -203,7 +203,8 @@ impl Engine {
             if self.extend_suspicion(now, id) {
                 return;
             }
-            if let Some(hold) = self.conviction_held(now, started) {
+            let hold = self.look_before_conviction(now);
+            if let Some(hold) = hold.or_else(|| self.conviction_held(now, started)) {
                 self.timers.set(Timer::Suspicion(id), hold);
                 return;
             }
