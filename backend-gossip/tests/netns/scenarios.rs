@@ -108,6 +108,11 @@ fn partition(direction: Direction) {
         );
     }
 
+    lab.assert_no_flap(begin, |observer, owner| {
+        // Who hears the larger side without being heard is told there that its neighbours are dead.
+        FEW.contains(&owner) && (MOST.contains(&observer) || direction == Direction::Out)
+    });
+
     let healed = Instant::now();
     lab.repair(match direction {
         Direction::Both => 0..MEMBERS,
@@ -124,10 +129,8 @@ fn partition(direction: Direction) {
     // The others lost it with its owner, and may show it until they hear what was withdrawn since.
     lab.assert_stayed_gone(FEW, healed, "db/of-few");
     lab.assert_stayed_gone(MOST, agreed, "db/of-few");
-    lab.assert_no_flap(begin, |observer, owner| {
-        // Who hears the larger side without being heard is told there that its neighbours are dead.
-        FEW.contains(&owner) && (MOST.contains(&observer) || direction == Direction::Out)
-    });
+    // When the sides meet, the smaller one hears that it is dead, and refutes.
+    lab.assert_no_flap(begin, |_, owner| FEW.contains(&owner));
 }
 
 fn stopped() {
