@@ -127,8 +127,8 @@ impl Engine {
         }
         if cut_off.is_none() {
             // Who was accused meanwhile couldn't hear it, and has to, to be able to refute.
-            for id in self.restart_suspicions(now) {
-                self.check_suspect(now, id);
+            for (id, incarnation) in self.restart_suspicions(now) {
+                self.check_suspect(now, id, incarnation);
             }
         }
         if self.is_joined() {
@@ -155,7 +155,7 @@ impl Engine {
         let alive = |_, member: &Member| member.state == MemberState::Alive;
         let others = self.members.sample(LOOK_WIDE, &mut self.rng, alive);
         for other in &others {
-            self.check_suspect(now, *other);
+            self.look_at(now, *other);
         }
         (!others.is_empty()).then_some(end)
     }
@@ -237,14 +237,14 @@ impl Engine {
     }
 
     /// Gives all suspects their whole time again, so that those who were there all along can refute;
-    /// answers who they are.
-    fn restart_suspicions(&mut self, now: Instant) -> Vec<u64> {
+    /// answers who they are, in which incarnation.
+    fn restart_suspicions(&mut self, now: Instant) -> Vec<(u64, u64)> {
         let suspects = self
             .members
             .iter()
             .filter(|(_, m)| m.state == MemberState::Suspect);
-        let suspects: Vec<_> = suspects.map(|(id, _)| id).collect();
-        for id in suspects.iter().copied() {
+        let suspects: Vec<_> = suspects.map(|(id, m)| (id, m.incarnation)).collect();
+        for (id, _) in suspects.iter().copied() {
             let mut deadline = now;
             self.members.change(id, &mut self.rng, |member| {
                 if let Some(suspicion) = &mut member.suspicion {
