@@ -203,7 +203,8 @@ impl Engine {
             if self.extend_suspicion(now, id) {
                 return;
             }
-            if let Some(hold) = self.conviction_held(now, started) {
+            let hold = self.look_before_conviction(now);
+            if let Some(hold) = hold.or_else(|| self.conviction_held(now, started)) {
                 self.timers.set(Timer::Suspicion(id), hold);
                 return;
             }
@@ -331,6 +332,14 @@ impl Engine {
     }
 
     // This member.
+
+    /// The greatest generation that this member, or a registration of it, has had.
+    #[must_use]
+    pub fn newest_generation(&self) -> Generation {
+        self.drawn
+            .max(Some(self.identity.generation))
+            .unwrap_or_default()
+    }
 
     /// Somebody passes on what this member said, or what another of the same name says.
     pub(super) fn hear_of_me(&mut self, now: Instant, alive: &Alive) {

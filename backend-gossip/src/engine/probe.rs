@@ -295,6 +295,11 @@ impl Engine {
         self.check(now, target, reason, self.check_window(), true);
     }
 
+    /// Checks a member because others are silent.
+    pub(super) fn look_at(&mut self, now: Instant, target: u64) {
+        self.check(now, target, Reason::Look, self.check_window(), true);
+    }
+
     /// How long an answer to a check may take: less than a whole probe, so that a nack is in time.
     fn check_window(&self) -> Duration {
         self.config.probe_timeout.mul_f32(0.6)
@@ -538,7 +543,7 @@ impl Engine {
     fn look_around(&mut self, now: Instant, silent: u64) {
         let alive = |id: u64, member: &Member| id != silent && member.state == MemberState::Alive;
         for other in self.members.sample(LOOK_AROUND, &mut self.rng, alive) {
-            self.check(now, other, Reason::Look, self.check_window(), true);
+            self.look_at(now, other);
         }
     }
 
