@@ -2,7 +2,7 @@
 
 /// Makes asynchronous tests of functions, ignored where the server isn't there:
 ///
-/// ```ignore
+/// ```text
 /// tidings_testkit::server_tests! { etcd_3_4:
 ///     async fn absent_at_start() { … }
 /// }
