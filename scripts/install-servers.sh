@@ -5,6 +5,8 @@
 #   protoc and its protobuf files which the crate etcd-client needs to build
 #   ZooKeeper and Apache Curator  from their packages, with a Java compiler for the latter's test;
 #                                 no service is started
+#   Go and etcd's client for it   from their packages, for a test beside the official naming resolver
+#   dig                           from its package, to ask Consul's DNS
 #   etcd 3.5 (Debian trixie)      unpacked into $TIDINGS_SERVERS, where the package sources can be
 #                                 derived from this machine's own; nothing of it is installed
 #   Consul 1.8.7 (Debian bullseye) likewise, unless a consul is in the PATH already
@@ -14,7 +16,8 @@ set -eu
 
 SERVERS=${TIDINGS_SERVERS:-/opt/tidings-servers}
 PACKAGES='etcd-server etcd-client protobuf-compiler libprotobuf-dev
-    zookeeper libcurator-discovery-java libcurator-recipes-java libslf4j-java default-jdk-headless'
+    zookeeper libcurator-discovery-java libcurator-recipes-java libslf4j-java default-jdk-headless
+    golang-go golang-etcd-server-dev bind9-dnsutils'
 NEWER_RELEASE=trixie
 # The last release of Debian that has Consul.
 CONSUL_RELEASE=bullseye
@@ -37,7 +40,8 @@ check_system() {
 in the PATH, or ETCD_3_4 and ETCD_3_5 naming the binaries), consul (in the PATH, or CONSUL naming
 the binary), protoc, and the protobuf files google/protobuf/*.proto; ZooKeeper 3.8 and Curator 5
 (ZOOKEEPER_3_8 and CURATOR naming the jars zookeeper.jar and curator-x-discovery.jar, others beside
-them), and java and javac"
+them), and java and javac; go, and etcd's client for it (GO_NAMING naming the source file
+clientv3/naming/endpoints/endpoints.go in a GOPATH with all it needs); and dig"
     fi
     if [ "$(id -u)" != 0 ] && [ -n "$(missing_packages)" ]; then
         fail "not root, and these packages are missing: $(missing_packages)"

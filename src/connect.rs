@@ -45,6 +45,7 @@ where
 }
 
 /// The checked configuration of a backend that is compiled in.
+#[allow(clippy::large_enum_variant, reason = "a program has one or two")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Backend {
     #[cfg(feature = "consul")]

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 fn main() {
-    println!("cargo::rustc-check-cfg=cfg(have_consul, have_etcd_3_4, have_etcd_3_5)");
+    println!("cargo::rustc-check-cfg=cfg(have_consul, have_dig, have_etcd_3_4, have_etcd_3_5)");
+    println!("cargo::rustc-check-cfg=cfg(have_go, have_go_naming)");
     println!("cargo::rustc-check-cfg=cfg(have_zookeeper_3_8, have_curator, have_java)");
     println!("cargo::rerun-if-env-changed=PATH");
     println!("cargo::rerun-if-env-changed=TIDINGS_SERVERS");
@@ -11,8 +12,14 @@ fn main() {
     let servers = Path::new(&servers);
     let unpacked = servers.join("consul/usr/bin/consul");
     find("consul", &[in_path("consul"), vec![unpacked]].concat());
-    find("etcd_3_4", &in_path("etcd"));
+    find("dig", &in_path("dig"));
+    let has_etcd = find("etcd_3_4", &in_path("etcd"));
     find("etcd_3_5", &[servers.join("etcd-3.5/usr/bin/etcd")]);
+    if find("go", &in_path("go")) && has_etcd {
+        find("go_naming", &[go_source("naming/endpoints/endpoints.go")]);
+    } else {
+        println!("cargo::rustc-env=TESTKIT_GO_NAMING=");
+    }
     if find("java", &in_path("java")) {
         find("zookeeper_3_8", &[jar("zookeeper.jar")]);
         if in_path("javac").iter().any(|path| path.is_file()) {
@@ -28,6 +35,11 @@ fn main() {
 /// Where Debian's packages put it.
 fn jar(name: &str) -> PathBuf {
     Path::new("/usr/share/java").join(name)
+}
+
+/// The same for the sources of etcd's client for Go.
+fn go_source(name: &str) -> PathBuf {
+    Path::new("/usr/share/gocode/src/go.etcd.io/etcd/clientv3").join(name)
 }
 
 /// Says where the server is, by an environment variable of the same name or at one of `places`; and

@@ -367,7 +367,7 @@ mod errors {
     #[cfg(feature = "gossip")]
     fn values_are_named_with_what_is_accepted() {
         let keys = "bind, advertise, join, name, cluster, join_wait, probe_interval, \
-                    probe_timeout, suspicion_multiplier, leave_timeout, loss_hold";
+                    probe_timeout, suspicion_multiplier, leave_timeout, loss_hold, state";
         for (url, text) in [
             ("gossip://?jion=a", format!("gossip: unknown option \"jion\": accepted are {keys}")),
             (

@@ -16,11 +16,14 @@ use serde_json::{Value, json};
 use tidings_api::{Discovery, DiscoveryExt, Instance};
 use tidings_consul::{ConsulConfig, ConsulDiscovery};
 use tidings_testkit::consul::{Agent, Options, Role};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
-const SAMPLES: usize = 500;
-/// Between two samples: an agent that has just synchronised may take a moment for the rest.
-const PAUSE: Duration = Duration::from_millis(20);
-const WINDOW: Duration = Duration::from_secs(20);
+const SAMPLES: usize = 400;
+/// Between two samples: an agent that has just synchronised may take a moment for the rest; and a watch
+/// that asks more than 40 times a second, which is two changes each 50 ms, is slowed down on purpose.
+const PAUSE: Duration = Duration::from_millis(40);
+const WINDOW: Duration = Duration::from_secs(15);
 
 fn main() {
     if !std::env::args().any(|arg| arg == "--bench") {
@@ -49,7 +52,7 @@ async fn latency(agent: &Agent) {
     owner.register(instance("kept")).await.unwrap();
     let mut seen = client.watch_service("web").await.unwrap();
     let plain = Plain::new(agent.http());
-    let mut watch = RawWatch::start(agent.http()).await;
+    let mut watch = RawWatch::start(agent.http());
     // In turn, so that both meet the same weather.
     for sample in 0..SAMPLES {
         let instance = instance(&format!("i{sample}"));
@@ -155,39 +158,34 @@ fn raw_service(id: &str) -> Bytes {
     service.to_string().into()
 }
 
-/// A blocking query in a loop, as any program would write it.
+/// A blocking query in a loop of its own, so that one is always under way, as with the backend.
 struct RawWatch {
-    plain: Plain,
-    index: String,
-    shown: Value,
+    shown: watch::Receiver<Value>,
+    /// Ends when dropped.
+    _task: JoinSet<()>,
 }
 
 impl RawWatch {
-    async fn start(agent: SocketAddr) -> Self {
-        let mut watch = Self {
-            plain: Plain::new(agent),
-            index: "0".into(),
-            shown: Value::Null,
-        };
-        watch.next().await;
-        watch
+    fn start(agent: SocketAddr) -> Self {
+        let (sender, shown) = watch::channel(Value::Null);
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let plain = Plain::new(agent);
+            let mut index = "0".to_owned();
+            loop {
+                let path = format!("/v1/health/service/raw?index={index}&wait=60s");
+                let (next, body) = plain.send("GET", &path, Bytes::new()).await;
+                index = next.unwrap();
+                sender.send_replace(serde_json::from_slice(&body).unwrap());
+            }
+        });
+        Self { shown, _task: task }
     }
 
     async fn wait_for(&mut self, id: &str) {
-        loop {
-            let entries = self.shown.as_array().unwrap();
-            if entries.iter().any(|entry| entry["Service"]["ID"] == *id) {
-                return;
-            }
-            self.next().await;
-        }
-    }
-
-    async fn next(&mut self) {
-        let path = format!("/v1/health/service/raw?index={}&wait=60s", self.index);
-        let (index, body) = self.plain.send("GET", &path, Bytes::new()).await;
-        self.index = index.unwrap();
-        self.shown = serde_json::from_slice(&body).unwrap();
+        let has = |entry: &Value| entry["Service"]["ID"] == *id;
+        let shown = |value: &Value| value.as_array().is_some_and(|found| found.iter().any(has));
+        self.shown.wait_for(shown).await.unwrap();
     }
 }
 

@@ -57,8 +57,10 @@ pub(crate) struct Position {
 pub(crate) struct Answer<T> {
     /// Where the next query continues; 0 where the answer doesn't say.
     pub(crate) index: u64,
-    /// The servers have no leader, or the list was shortened for lack of permissions.
+    /// Why it can't be vouched for.
     pub(crate) doubt: Option<&'static str>,
+    /// Something was left out for lack of permissions; known since Consul 1.11.
+    withheld: bool,
     pub(crate) value: T,
 }
 
@@ -115,10 +117,12 @@ impl Api {
         self.http.close();
     }
 
-    /// Whether the servers have a leader: needs all of Consul to be well, and no permission.
+    /// Whether the servers have a leader: needs all of Consul to be well, and no permission. This
+    /// and the next two are the pulse's, one at a time, and don't queue behind other requests.
     pub(crate) async fn leader(&self) -> Result<()> {
+        let path = "/v1/status/leader?";
         let reply = self
-            .ask(Method::GET, "/v1/status/leader?", Bytes::new())
+            .send(Method::GET, path, Bytes::new(), self.limit)
             .await?;
         let leader: String = read("status/leader", &accepted(reply)?.body)?;
         if leader.is_empty() {
@@ -132,11 +136,10 @@ impl Api {
     pub(crate) async fn clock(&self) -> Result<u64> {
         // Of a node that isn't there, which makes the answer short.
         let path = format!("/v1/health/node/-?{}", self.scope);
-        let position = Position {
-            index: 0,
-            wait: Duration::ZERO,
-        };
-        let answer: Answer<serde::de::IgnoredAny> = self.wait(&path, position).await?;
+        let reply = self
+            .send(Method::GET, &path, Bytes::new(), self.limit)
+            .await?;
+        let answer: Answer<serde::de::IgnoredAny> = Answer::read(&accepted(reply)?)?;
         match answer.doubt {
             None => Ok(answer.index),
             Some(doubt) => Err(error(ErrorKind::Unavailable, doubt)),
@@ -151,7 +154,9 @@ impl Api {
             id: String,
         }
         let path = format!("/v1/catalog/service/consul?{}", self.scope);
-        let reply = self.ask(Method::GET, &path, Bytes::new()).await?;
+        let reply = self
+            .send(Method::GET, &path, Bytes::new(), self.limit)
+            .await?;
         let servers: Vec<Server> = read("catalog/service", &accepted(reply)?.body)?;
         let ids = servers.into_iter().map(|server| server.id);
         Ok(ids.filter(|id| !id.is_empty()).collect())
@@ -181,16 +186,6 @@ impl Api {
         known(reply)
     }
 
-    /// The ids of the services at the agent that `filter` selects.
-    pub(crate) async fn agent_services(&self, filter: &str) -> Result<Vec<String>> {
-        let mut path = format!("/v1/agent/services?{}", self.scope);
-        parameter(&mut path, "filter", filter);
-        let reply = self.ask(Method::GET, &path, Bytes::new()).await?;
-        let services: BTreeMap<String, serde::de::IgnoredAny> =
-            read("agent/services", &accepted(reply)?.body)?;
-        Ok(services.into_keys().collect())
-    }
-
     /// The instances of a service with their checks, whatever the case of its name; waits for a
     /// change after `position`.
     pub(crate) async fn health(
@@ -204,7 +199,7 @@ impl Api {
         if let Some(filter) = filter {
             parameter(&mut path, "filter", filter);
         }
-        self.wait(&path, position).await
+        self.wait(&path, position).await?.seen(Vec::is_empty)
     }
 
     /// The names of all services with their tags; waits for a change after `position`.
@@ -213,7 +208,7 @@ impl Api {
         position: Position,
     ) -> Result<Answer<BTreeMap<String, Option<Vec<String>>>>> {
         let path = self.query(Catalog::Watched, "/v1/catalog/services", position);
-        self.wait(&path, position).await
+        self.wait(&path, position).await?.seen(BTreeMap::is_empty)
     }
 
     fn query(&self, catalog: Catalog, path: &str, position: Position) -> String {
@@ -231,8 +226,7 @@ impl Api {
     /// A request that is answered at once.
     async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<Reply> {
         let _permit = self.requests.acquire().await;
-        self.sent.fetch_add(1, Ordering::Relaxed);
-        self.http.send(method, path, body, self.limit).await
+        self.send(method, path, body, self.limit).await
     }
 
     /// A query that is answered when something changes.
@@ -248,29 +242,49 @@ impl Api {
         };
         let reply = {
             let _permit = permits.acquire().await;
-            self.sent.fetch_add(1, Ordering::Relaxed);
-            self.http
-                .send(Method::GET, path, Bytes::new(), limit)
-                .await?
+            self.send(Method::GET, path, Bytes::new(), limit).await?
         };
-        let reply = accepted(reply)?;
+        Answer::read(&accepted(reply)?)
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        limit: Duration,
+    ) -> Result<Reply> {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        self.http.send(method, path, body, limit).await
+    }
+}
+
+impl<T: DeserializeOwned> Answer<T> {
+    fn read(reply: &Reply) -> Result<Self> {
         let header = |name: &str| {
-            reply
-                .headers
-                .get(name)
-                .and_then(|value| value.to_str().ok())
+            let value = reply.headers.get(name)?;
+            value.to_str().ok()
         };
         let index = header("x-consul-index").and_then(|text| text.parse().ok());
-        let doubt = if header("x-consul-knownleader") == Some("false") {
-            Some("the servers have no leader")
-        } else {
-            None
-        };
-        Ok(Answer {
+        let leaderless = header("x-consul-knownleader") == Some("false");
+        Ok(Self {
             index: index.unwrap_or(0),
-            doubt,
+            doubt: leaderless.then_some("the servers have no leader"),
+            withheld: header("x-consul-results-filtered-by-acls") == Some("true"),
             value: read("the catalog", &reply.body)?,
         })
+    }
+
+    /// This answer, unless there is nothing in it because the token may see nothing of it. A part
+    /// may well be withheld: a token often sees but its own services.
+    fn seen(self, is_empty: impl Fn(&T) -> bool) -> Result<Self> {
+        if self.withheld && is_empty(&self.value) {
+            return Err(error(
+                ErrorKind::Denied,
+                "the token may not see what is asked for",
+            ));
+        }
+        Ok(self)
     }
 }
 
@@ -320,6 +334,27 @@ mod tests {
         let mut query = String::from("/v1/x?");
         parameter(&mut query, "filter", "ID == \"a:b\"");
         assert_eq!(query, "/v1/x?&filter=ID%20%3D%3D%20%22a%3Ab%22");
+    }
+
+    #[test]
+    fn what_the_token_may_not_see_is_not_empty() {
+        let answer = |body: &str, withheld: bool| {
+            let mut headers = http::HeaderMap::new();
+            if withheld {
+                let name = "x-consul-results-filtered-by-acls";
+                headers.insert(name, http::HeaderValue::from_static("true"));
+            }
+            let reply = Reply {
+                status: http::StatusCode::OK,
+                headers,
+                body: Bytes::copy_from_slice(body.as_bytes()),
+            };
+            let answer: Answer<Vec<u8>> = Answer::read(&reply).unwrap();
+            answer.seen(Vec::is_empty)
+        };
+        assert_eq!(answer("[]", true).unwrap_err().kind(), ErrorKind::Denied);
+        assert!(answer("[]", false).unwrap().value.is_empty());
+        assert_eq!(answer("[1]", true).unwrap().value, [1]);
     }
 
     #[test]

@@ -8,11 +8,15 @@ use tidings_api::config::{self, Options, Secret};
 use tidings_api::{Address, DiscoveryUrl, Error, HostPort, Result};
 
 use crate::BACKEND;
+use crate::registration::REPORTS_PER_TTL;
 
 mod environment;
 
 /// The port of an agent's HTTP API where the configuration names none.
 pub const PORT_DEFAULT: u16 = 8500;
+
+/// Longest time between two questions whether Consul can be heard, whatever the TTL.
+const BEAT_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
 /// How a handle uses a Consul agent.
 ///
@@ -123,7 +127,7 @@ pub struct ConsulConfig {
 
     /// How long any other request may take. 100 ms to 1 min, default 5 s.
     ///
-    /// Together with a third of [`ttl`](Self::ttl) it bounds how late an agent that has fallen
+    /// Together with a third of [`ttl`](Self::ttl), 10 s at most, it bounds how late an agent that has fallen
     /// silent is noticed. Too low: a busy agent counts as silent.
     #[serde(with = "config::duration")]
     pub request_timeout: Duration,
@@ -233,6 +237,11 @@ impl ConsulConfig {
         self.agent
             .to_address(PORT_DEFAULT)
             .map_err(|error| Error::invalid_config(format!("agent: {error}")))
+    }
+
+    /// Time between two questions whether Consul can be heard.
+    pub(crate) fn beat_interval(&self) -> Duration {
+        BEAT_INTERVAL_MAX.min(self.ttl / REPORTS_PER_TTL)
     }
 
     fn check(&self) -> Result<()> {

@@ -4,6 +4,7 @@
 //! One query a service that waits for changes, however many instances of it the handle has, and
 //! asks the servers for these alone.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,24 +17,29 @@ use crate::Shared;
 use crate::api::Catalog;
 use crate::backoff::{Backoff, jittered};
 use crate::cursor::Cursor;
-use crate::entry::Reading;
 use crate::keys;
-use crate::watch;
+use crate::watch::{self, Follower};
 
 /// Time between two looks at the least: an owner need not be the first to know, and a service with
 /// many owners and changes would be a burden.
 const LOOKS_APART: Duration = Duration::from_millis(500);
 /// Most keys that are asked for by name; beyond, the whole service is asked for.
 const FILTER_KEYS_MAX: usize = 8;
+/// A look at a service with many instances takes a tenth of the time at most.
+const PAUSE_SHARE: u32 = 9;
 /// Longest pause after a failed query.
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// Guards the own offers of a service until there are none. `changed` says that there are others.
 pub(crate) async fn guard(shared: Arc<Shared>, service: ServiceName, changed: Arc<Notify>) {
+    let _counted = Follower::new(&shared.followers);
     let mut cursor = Cursor::new(Instant::now());
     let mut backoff = Backoff::new(RETRY_MAX);
+    let mut cleared = HashSet::new();
+    let mut pause = LOOKS_APART;
     loop {
-        sleep(jittered(LOOKS_APART)).await;
+        sleep(jittered(pause)).await;
+        pause = LOOKS_APART;
         let keys = match shared.guarded(&service) {
             keys if keys.is_empty() => return,
             keys => keys,
@@ -46,6 +52,7 @@ pub(crate) async fn guard(shared: Arc<Shared>, service: ServiceName, changed: Ar
             .health(Catalog::Own, service.as_str(), filter.as_deref(), position);
         let result = tokio::select! {
             result = query => result,
+            () = watch::crowded(&shared, position) => continue,
             _ = shared.pulse.lost() => {
                 cursor.restart();
                 continue;
@@ -62,15 +69,12 @@ pub(crate) async fn guard(shared: Arc<Shared>, service: ServiceName, changed: Ar
         match result {
             Ok(answer) if answer.doubt.is_none() => {
                 backoff.reset();
-                let fingerprint = answer.index;
-                let pause = cursor.advance(answer.index, fingerprint, Instant::now());
+                let (arrived, fingerprint) = (Instant::now(), answer.index);
+                let wanted = cursor.advance(answer.index, fingerprint, arrived);
                 let readings = watch::read(&shared, &answer, &service);
-                let entries = readings.into_iter().filter_map(|reading| match reading {
-                    Reading::Offered(entry) => Some(entry),
-                    Reading::Elsewhere | Reading::Lost(..) | Reading::Unreadable(_) => None,
-                });
-                shared.compare(&service, &entries.collect::<Vec<_>>());
-                sleep(pause).await;
+                let former = shared.compare(&service, readings);
+                pause = wanted.max(LOOKS_APART).max(arrived.elapsed() * PAUSE_SHARE);
+                clear(&shared, former, &mut cleared).await;
             }
             Ok(_) => sleep(backoff.next()).await,
             Err(error) => {
@@ -78,6 +82,21 @@ pub(crate) async fn guard(shared: Arc<Shared>, service: ServiceName, changed: Ar
                 cursor.restart();
                 shared.pulse.ask();
                 sleep(backoff.next()).await;
+            }
+        }
+    }
+}
+
+/// Takes from the agent what former owners, this process before a restart for example, have left
+/// there: others would route to it until it expires. What is at another agent isn't known to this
+/// one, and left alone.
+async fn clear(shared: &Shared, former: Vec<String>, cleared: &mut HashSet<String>) {
+    cleared.retain(|id| former.contains(id));
+    for id in former {
+        if !cleared.contains(&id) {
+            match shared.api.deregister(&id).await {
+                Ok(_was_here) => drop(cleared.insert(id)),
+                Err(error) => debug!(id, %error, "a former owner's registration is still there"),
             }
         }
     }

@@ -35,7 +35,7 @@
 //! | seen or gone elsewhere | milliseconds, at most 2 s |
 //! | crashed owner gone | [`ttl`](ConsulConfig::ttl) after its last report, which is at most as long ago, and 2 s |
 //! | crashed node gone | when Consul's own gossip finds it, some seconds |
-//! | silent agent noticed | a third of the TTL and [`request_timeout`](ConsulConfig::request_timeout) |
+//! | silent agent noticed | a third of the TTL, 10 s at most, and [`request_timeout`](ConsulConfig::request_timeout) |
 //! | cleared from Consul after a crash | [`deregister_after`](ConsulConfig::deregister_after), and up to 30 s |
 //!
 //! An owner whose agent dies is taken for dead by all but the handles of that agent, until the agent
@@ -45,7 +45,8 @@
 //! # Cost
 //! A handle sends three reports a TTL for each registration, and as many questions for itself; every
 //! report is a write to the agent's disk. A watch of a service is one request that waits; the watch
-//! of all services is one for each of them and one for their names, with at most 64 waiting at once.
+//! of all services is one for each of them and one for their names. At most 64 queries of a handle
+//! wait at once: with more services they take turns of 2 s, and changes are seen that much later.
 
 mod api;
 mod backoff;
@@ -74,7 +75,6 @@ use tidings_api::{
 mod config;
 pub use config::{Consistency, ConsulConfig, PORT_DEFAULT};
 
-use registration::REPORTS_PER_TTL;
 use shared::Shared;
 
 /// The name of this backend: its URL scheme and its Cargo feature.
@@ -142,7 +142,7 @@ impl ConsulDiscovery {
             visible: VISIBLE_BOUND,
             removed: VISIBLE_BOUND,
             crashed: config.ttl + VISIBLE_BOUND,
-            stale: config.ttl / REPORTS_PER_TTL + config.request_timeout,
+            stale: config.beat_interval() + config.request_timeout,
         }
     }
 }

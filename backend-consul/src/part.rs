@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tidings_api::{Freshness, InstanceKey};
+use tidings_api::{Freshness, Generation, InstanceKey};
 
 use crate::entry::{Entry, Reading};
 
@@ -19,6 +19,9 @@ pub(crate) struct Part {
     entries: BTreeMap<InstanceKey, Entry>,
     /// Shown though the last answer didn't have them.
     held: BTreeSet<InstanceKey>,
+    /// The newest generation of keys that an older owner is still in the catalog for: what the newer
+    /// one withdraws doesn't bring the older one back (WAT-3).
+    newest: BTreeMap<InstanceKey, Generation>,
     /// What is wrong with the newest knowledge; at first, that there is none.
     doubt: Option<Doubt>,
     answered: bool,
@@ -52,6 +55,7 @@ impl Part {
         Self {
             entries: BTreeMap::new(),
             held: BTreeSet::new(),
+            newest: BTreeMap::new(),
             doubt: Some(Doubt {
                 since: now,
                 reason: "nothing was heard from Consul yet".into(),
@@ -148,15 +152,24 @@ impl Part {
 
     fn replace(&mut self, readings: Vec<Reading>, now: Instant) {
         let (mut offered, mut lost) = (BTreeMap::<InstanceKey, Entry>::new(), BTreeSet::new());
+        let mut newest = BTreeMap::new();
         for reading in readings {
             match reading {
                 Reading::Offered(entry) => {
-                    let key = entry.instance.key();
-                    if offered
-                        .get(key)
-                        .is_none_or(|other| other.age() < entry.age())
+                    let key = entry.instance.key().clone();
+                    let generation = entry.instance.generation();
+                    let other = offered.get(&key).map(Entry::age);
+                    let known = self.newest.get(&key).copied();
+                    let newer = other.map(|(generation, _)| generation).max(known);
+                    if let Some(newer) = newer
+                        && newer != generation
                     {
-                        offered.insert(key.clone(), entry);
+                        newest.insert(key.clone(), newer.max(generation));
+                    }
+                    if known.is_none_or(|known| known <= generation)
+                        && other.is_none_or(|age| age < entry.age())
+                    {
+                        offered.insert(key, entry);
                     }
                 }
                 Reading::Lost(key, generation) => {
@@ -165,6 +178,7 @@ impl Part {
                 Reading::Elsewhere | Reading::Unreadable(_) => {}
             }
         }
+        self.newest = newest;
         self.release(now);
         let holding = self.unwell_until.is_some();
         let rebuilt = self.rebuilt_until.is_some();
@@ -193,7 +207,7 @@ impl Part {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidings_api::{Generation, Instance};
+    use tidings_api::Instance;
 
     const HOLD: Duration = Duration::from_secs(10);
 
@@ -316,12 +330,24 @@ mod tests {
     }
 
     #[test]
-    fn of_two_generations_the_newer_is_shown() {
+    fn of_two_generations_the_newer_is_shown_and_the_older_never_again() {
         let now = Instant::now();
         let mut part = part(&[], now);
-        let both = [7, 3].map(|generation| Reading::Offered(entry("a", generation, 1)));
-        part.heard(news(11, both.into()), HOLD, now);
-        let shown = part.entries().next().unwrap().instance.generation();
-        assert_eq!(shown, Generation::new(7));
+        let mut shown = |index, generations: &[u64]| {
+            let offered = |generation: &u64| Reading::Offered(entry("a", *generation, 1));
+            let readings = generations.iter().map(offered).collect();
+            part.heard(news(index, readings), HOLD, now);
+            let shown = part.entries().next();
+            shown.map(|entry| entry.instance.generation())
+        };
+        for (index, generations) in [(11, [7, 3]), (12, [3, 7])] {
+            assert_eq!(shown(index, &generations), Some(Generation::new(7)));
+        }
+        // The newer one leaves first.
+        assert_eq!(shown(13, &[3]), None);
+        assert_eq!(shown(14, &[3]), None);
+        assert_eq!(shown(15, &[3, 9]), Some(Generation::new(9)));
+        assert_eq!(shown(16, &[]), None);
+        assert_eq!(shown(17, &[3]), Some(Generation::new(3)));
     }
 }

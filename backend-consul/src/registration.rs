@@ -45,8 +45,14 @@ struct Progress {
     tried: u64,
     /// The agent refused it at the first try, and the task has ended.
     refusal: Option<Error>,
-    /// How the first try to withdraw has ended.
+    /// How the newest try to withdraw has ended.
     withdrawn: Option<Result<()>>,
+}
+
+impl Progress {
+    fn withdrawal(&self) -> Result<()> {
+        self.withdrawn.clone().unwrap_or(Ok(()))
+    }
 }
 
 /// What the rest of a handle has of a task.
@@ -85,10 +91,27 @@ impl Remote {
         let mut progress = self.progress.clone();
         let done = |p: &Progress| p.withdrawn.is_some() || p.refusal.is_some();
         match progress.wait_for(done).await {
-            Ok(reached) => reached.withdrawn.clone().unwrap_or(Ok(())),
+            Ok(reached) => reached.withdrawal(),
             // Ended with the handle.
             Err(_) => Ok(()),
         }
+    }
+
+    /// Waits until the agent doesn't have it any more, or will not let it go.
+    pub(crate) async fn gone(&self) -> Result<()> {
+        let mut progress = self.progress.clone();
+        let settled = |result: &Result<()>| result.as_ref().map_or_else(is_final, |()| true);
+        let done = |p: &Progress| p.refusal.is_some() || p.withdrawn.as_ref().is_some_and(settled);
+        match progress.wait_for(done).await {
+            Ok(reached) => reached.withdrawal(),
+            // Ended with the handle.
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// How the newest try to withdraw has ended, if there was one.
+    pub(crate) fn withdrawal(&self) -> Result<()> {
+        self.progress.borrow().withdrawal()
     }
 }
 
@@ -109,8 +132,6 @@ pub(crate) struct Registrar {
     unwell: bool,
     /// A registration may still be under way, as its answer never came.
     uncertain: bool,
-    /// What former owners left at the agent was looked for.
-    cleared: bool,
 }
 
 impl Registrar {
@@ -143,7 +164,6 @@ impl Registrar {
             told: None,
             unwell: false,
             uncertain: false,
-            cleared: false,
         };
         (registrar, remote)
     }
@@ -151,15 +171,17 @@ impl Registrar {
     pub(crate) async fn run(mut self) {
         let mut changes = self.shared.pulse.changes();
         let mut backoff = Backoff::new(RETRY_MAX.min(self.interval()));
+        // The revision that the agent has: only a sign of life is due then.
+        let mut brought = None;
         // A try that came too late may be carried out after the next one, so that is repeated.
         let mut repeat = false;
-        let mut report_only = false;
         loop {
             let goal = self.goal.borrow_and_update().clone();
             let Goal::Offer(instance, revision) = goal else {
                 return self.withdraw().await;
             };
             changes.mark_unchanged();
+            let report_only = brought == Some(revision);
             let result = if report_only {
                 self.report_alive().await
             } else {
@@ -168,23 +190,21 @@ impl Registrar {
             let pause = match result {
                 Ok(true) => {
                     backoff.reset();
+                    self.unwell = false;
                     self.shared
                         .state()
                         .registered(&self.key, self.generation, revision);
                     self.told(revision);
-                    if !std::mem::replace(&mut self.cleared, true) {
-                        self.clear_former_selves().await;
+                    if !std::mem::take(&mut repeat) {
+                        brought = Some(revision);
                     }
-                    self.unwell &= !report_only;
-                    report_only |= !repeat;
-                    repeat = false;
                     jittered(self.interval())
                 }
                 Ok(false) => {
                     debug!(key = %self.key, "the agent has lost a registration");
                     self.shared.state().vanished(&self.key, self.generation);
                     self.unwell = true;
-                    report_only = false;
+                    brought = None;
                     backoff.next()
                 }
                 Err(error) => {
@@ -200,10 +220,10 @@ impl Registrar {
             };
             tokio::select! {
                 () = sleep(pause) => {}
-                _ = self.goal.changed() => report_only = false,
+                _ = self.goal.changed() => {}
                 () = self.nudge.notified() => {
                     self.unwell = true;
-                    report_only = false;
+                    brought = None;
                 }
                 () = recovered(&mut changes), if self.unwell => {}
             }
@@ -256,24 +276,6 @@ impl Registrar {
         self.shared.api.update_check(&check, &alive_update()).await
     }
 
-    /// Takes from the agent what former owners of the key, this one before a restart for example,
-    /// have left there: others would route to it until it expires.
-    async fn clear_former_selves(&self) {
-        let prefix = keys::service_id_prefix(&self.key);
-        let service = self.key.service();
-        let filter = format!("Service == \"{service}\" and ID contains \"{prefix}\"");
-        let Ok(ids) = self.shared.api.agent_services(&filter).await else {
-            return;
-        };
-        for id in ids {
-            let older = keys::parse_service_id(service, &id)
-                .is_some_and(|(id, g)| id == *self.key.id() && g < self.generation);
-            if older && let Err(error) = self.shared.api.deregister(&id).await {
-                debug!(id, %error, "a former owner's registration was left to expire");
-            }
-        }
-    }
-
     fn is_refused(&self, error: &Error) -> bool {
         self.may_be_refused && self.told.is_none() && is_final(error)
     }
@@ -284,7 +286,7 @@ impl Registrar {
     }
 
     fn failed(&mut self, error: Error, revision: u64) {
-        if is_final(&error) {
+        if is_final(&error) && !self.unwell {
             warn!(key = %self.key, %error, "the agent refuses a registration; it is tried again");
         } else {
             debug!(key = %self.key, %error, "a registration has to wait");
@@ -316,9 +318,8 @@ impl Registrar {
                 changes.mark_unchanged();
                 let result = self.shared.api.deregister(&self.service_id).await;
                 let result = result.map(|_was_there| ());
-                self.progress.send_modify(|p| {
-                    p.withdrawn.get_or_insert(result.clone());
-                });
+                self.progress
+                    .send_modify(|p| p.withdrawn = Some(result.clone()));
                 let Err(error) = result else { return };
                 debug!(key = %self.key, %error, "a withdrawal has to wait");
                 self.uncertain = true;

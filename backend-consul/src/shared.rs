@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::future::Future;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tidings_api::{
@@ -16,11 +15,11 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use crate::api::Api;
-use crate::entry::Entry;
+use crate::entry::Reading;
 use crate::error::late;
 use crate::part::News;
 use crate::pulse::Pulse;
-use crate::registration::{REPORTS_PER_TTL, Registrar, Remote};
+use crate::registration::{Registrar, Remote};
 use crate::state::{Offered, State};
 use crate::watch::{first_look, follow};
 use crate::{ConsulConfig, Stats, guard};
@@ -34,8 +33,8 @@ pub(crate) struct Shared {
     pub(crate) pulse: Pulse,
     /// Changes whenever a look at the catalog has ended, well or not.
     pub(crate) looks: watch::Sender<()>,
-    /// Loops that follow the catalog.
-    pub(crate) followers: AtomicUsize,
+    /// How many loops want to wait for a change of the catalog.
+    pub(crate) followers: watch::Sender<usize>,
     publisher: Publisher,
     state: Mutex<State>,
     guards: Mutex<HashMap<ServiceName, Arc<Notify>>>,
@@ -51,7 +50,7 @@ impl Shared {
             config,
             pulse: Pulse::new(),
             looks: watch::Sender::new(()),
-            followers: AtomicUsize::new(0),
+            followers: watch::Sender::new(0),
             publisher: Publisher::new(),
             state: Mutex::default(),
             guards: Mutex::default(),
@@ -60,7 +59,7 @@ impl Shared {
         });
         let beating = shared.clone();
         shared.spawn(async move {
-            let interval = beating.config.ttl / REPORTS_PER_TTL;
+            let interval = beating.config.beat_interval();
             let reloaded = || beating.state().nudge_all();
             beating.pulse.run(&beating.api, interval, reloaded).await;
         });
@@ -135,23 +134,28 @@ impl Shared {
     pub(crate) async fn close(&self) -> Result<()> {
         let remotes = self.state().close();
         self.publisher.close();
+        self.looks.send_replace(());
         let limit = self.config.leave_timeout;
         let all = async {
             let mut result = Ok(());
             for remote in &remotes {
-                result = result.and(remote.withdrawn().await);
+                result = result.and(remote.gone().await);
             }
             result
         };
         let result = timeout(limit, all).await;
         self.end();
-        result.unwrap_or_else(|_| Err(late(&self.config.agent.to_string(), limit)))
+        result.unwrap_or_else(|_| {
+            let failure = remotes.iter().map(Remote::withdrawal).find(Result::is_err);
+            failure.unwrap_or_else(|| Err(late(&self.config.agent.to_string(), limit)))
+        })
     }
 
     /// Ends all tasks and connections, without a word to anybody.
     pub(crate) fn end(&self) {
         self.state().close();
         self.publisher.close();
+        self.looks.send_replace(());
         drop(lock(&self.tasks).take());
         lock(&self.guards).clear();
         self.api.close();
@@ -246,13 +250,26 @@ impl Shared {
         keys
     }
 
-    /// Compares own offers of a service with what the catalog has.
-    pub(crate) fn compare(self: &Arc<Self>, service: &ServiceName, entries: &[Entry]) {
-        let anew = self.state().compare(service, entries);
+    /// Compares own offers of a service with what the catalog has. Returns the service ids of their
+    /// former owners that are still there.
+    pub(crate) fn compare(
+        self: &Arc<Self>,
+        service: &ServiceName,
+        readings: Vec<Reading>,
+    ) -> Vec<String> {
+        let mut state = self.state();
+        let former = state.former_selves(&readings);
+        let entries = readings.into_iter().filter_map(|reading| match reading {
+            Reading::Offered(entry) => Some(entry),
+            Reading::Elsewhere | Reading::Lost(..) | Reading::Unreadable(_) => None,
+        });
+        let anew = state.compare(service, &entries.collect::<Vec<_>>());
+        drop(state);
         for instance in anew {
             // An error says that the handle was closed meanwhile.
             let _ = self.offer(instance, false);
         }
+        former
     }
 
     fn guard(self: &Arc<Self>, service: ServiceName) {

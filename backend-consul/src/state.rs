@@ -9,8 +9,9 @@ use tidings_api::{
     Removal, Result, Selector, ServiceName,
 };
 
-use crate::entry::Entry;
+use crate::entry::{Entry, Reading};
 use crate::error::{error, whole};
+use crate::keys;
 use crate::part::{News, Part};
 use crate::registration::{Goal, Remote};
 
@@ -56,6 +57,7 @@ pub(crate) enum Look {
     Pending,
     Done,
     Denied(Error),
+    Closed,
 }
 
 /// What an owner's look at the catalog means for it.
@@ -164,12 +166,15 @@ impl State {
     pub(crate) fn close(&mut self) -> Vec<Remote> {
         self.closed = true;
         self.topics.clear();
-        let offers = std::mem::take(&mut self.offers).into_values();
-        let leaving = std::mem::take(&mut self.leaving).into_values();
-        let remotes = offers.map(|offer| offer.remote).chain(leaving);
-        remotes
-            .inspect(|remote| remote.set(Goal::Withdraw))
-            .collect()
+        for (key, offer) in std::mem::take(&mut self.offers) {
+            if !offer.registration.is_superseded() {
+                offer.remote.set(Goal::Withdraw);
+                let generation = offer.instance.generation();
+                self.leaving.insert((key, generation), offer.remote);
+            }
+        }
+        // They stay here until they are done: closing again waits for them as well.
+        self.leaving.values().cloned().collect()
     }
 
     /// The status of every own registration.
@@ -235,6 +240,9 @@ impl State {
         if self.current(key, generation).is_some() {
             self.offers.remove(key);
             self.publish(key);
+        } else {
+            // Withdrawn meanwhile.
+            self.withdrawn(key, generation);
         }
     }
 
@@ -279,6 +287,26 @@ impl State {
             }
         }
         anew
+    }
+
+    /// The service ids of what the catalog still has of former owners of own offers, such as this
+    /// process before a restart.
+    pub(crate) fn former_selves(&self, readings: &[Reading]) -> Vec<String> {
+        let named = readings.iter().filter_map(|reading| match reading {
+            Reading::Offered(entry) => Some((entry.instance.key(), entry.instance.generation())),
+            Reading::Lost(key, generation) => Some((key, *generation)),
+            Reading::Elsewhere | Reading::Unreadable(_) => None,
+        });
+        let former = named.filter(|(key, generation)| {
+            // Other tools' instances have no generation.
+            *generation != Generation::default()
+                && self.offers.get(key).is_some_and(|offer| {
+                    !offer.registration.is_superseded() && *generation < offer.instance.generation()
+                })
+        });
+        former
+            .map(|(key, generation)| keys::service_id(key, generation))
+            .collect()
     }
 
     /// Every task brings its offer again, as the token is another one.
@@ -412,6 +440,9 @@ impl State {
 
     /// How the first look at what a selector selects has gone.
     pub(crate) fn look(&self, selector: &Selector) -> Look {
+        if self.closed {
+            return Look::Closed;
+        }
         let Some(topic) = self.topics.get(selector) else {
             return Look::Done;
         };

@@ -3,19 +3,19 @@
 //! A service is one query that waits for changes, again and again. All services are one such query
 //! for their names, and one for each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tidings_api::{Connection, Error, ErrorKind, Feed, Result, Selector, ServiceName};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, sleep_until};
 
 use crate::Shared;
-use crate::api::{Answer, Catalog, QUERIES_MAX};
+use crate::api::{Answer, Catalog, Position, QUERIES_MAX};
 use crate::backoff::Backoff;
 use crate::cursor::Cursor;
 use crate::entry::{self, Reading};
@@ -78,10 +78,12 @@ async fn follow_service(shared: &Shared, selector: &Selector, service: &ServiceN
                 cursor.restart();
                 continue;
             }
+            () = crowded(shared, position) => continue,
         };
         match result {
             Ok(answer) => {
                 backoff.reset();
+                let arrived = Instant::now();
                 let mut hash = DefaultHasher::new();
                 answer
                     .value
@@ -95,7 +97,8 @@ async fn follow_service(shared: &Shared, selector: &Selector, service: &ServiceN
                     doubt: answer.doubt,
                 };
                 again = shared.heard(selector, service, news);
-                sleep(pause).await;
+                // A large service that changes all the time may take half of this loop's time.
+                sleep(pause.max(arrived.elapsed())).await;
             }
             Err(failure) => {
                 cursor.restart();
@@ -115,9 +118,10 @@ async fn follow_all(shared: &Arc<Shared>) -> Infallible {
     let mut services = Services::default();
     loop {
         let epoch = heard(shared, |gone| shared.lost(&selector, None, gone)).await;
-        let query = shared.api.services(cursor.position(wait(shared)));
+        let position = cursor.position(wait(shared));
         let result = tokio::select! {
-            result = query => result,
+            result = shared.api.services(position) => result,
+            () = crowded(shared, position) => continue,
             _ = shared.pulse.rebuilt(epoch) => {
                 cursor.restart();
                 continue;
@@ -160,7 +164,8 @@ struct Services {
 
 impl Services {
     fn listed(&mut self, shared: &Arc<Shared>, names: Vec<ServiceName>) {
-        let gone = self.followed.keys().filter(|name| !names.contains(name));
+        let listed: BTreeSet<_> = names.iter().collect();
+        let gone = self.followed.keys().filter(|name| !listed.contains(name));
         self.unlisted = gone.cloned().collect();
         for service in shared.listed(names) {
             let shared = shared.clone();
@@ -196,28 +201,38 @@ impl Services {
 }
 
 /// Counts the loops that want to wait at the same time.
-struct Follower<'a>(&'a AtomicUsize);
+pub(crate) struct Follower<'a>(&'a watch::Sender<usize>);
 
 impl<'a> Follower<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn new(count: &'a watch::Sender<usize>) -> Self {
+        count.send_modify(|count| *count += 1);
         Self(count)
     }
 }
 
 impl Drop for Follower<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.send_modify(|count| *count -= 1);
     }
 }
 
 /// How long a query may wait.
 pub(crate) fn wait(shared: &Shared) -> Duration {
-    if shared.followers.load(Ordering::Relaxed) > QUERIES_MAX {
+    if *shared.followers.borrow() > QUERIES_MAX {
         CROWDED_WAIT.min(shared.config.wait)
     } else {
         shared.config.wait
     }
+}
+
+/// Returns when a query that waits from `position` has to make room for others.
+pub(crate) async fn crowded(shared: &Shared, position: Position) {
+    if position.wait <= CROWDED_WAIT {
+        return std::future::pending().await;
+    }
+    let mut followers = shared.followers.subscribe();
+    // The sender is `shared`'s own.
+    let _ = followers.wait_for(|count| *count > QUERIES_MAX).await;
 }
 
 /// Reads the entries of an answer.
@@ -290,6 +305,7 @@ pub(crate) async fn first_look(shared: &Shared, selector: &Selector) -> Result<(
     loop {
         match shared.state().look(selector) {
             crate::state::Look::Done => return Ok(()),
+            crate::state::Look::Closed => return Err(Error::closed()),
             crate::state::Look::Denied(error) => return Err(error),
             crate::state::Look::Pending => {}
         }

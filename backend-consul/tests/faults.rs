@@ -1,4 +1,4 @@
-//! What real Consul agents do to a handle when they fail, and when others write into them.
+//! What real Consul agents do to a handle when they fail.
 //!
 //! Each test asserts that its fault has happened before it looks at what became of it.
 #![allow(
@@ -6,27 +6,18 @@
     reason = "a helper that fails has to end its test, as an unwrap in the test does"
 )]
 
-#[path = "support/dns.rs"]
-mod dns;
 mod support;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::quick;
-use tidings_api::{
-    Change, Discovery, DiscoveryExt, ErrorKind, Health, HealthState, Instance, InstanceKey,
-    Registration, View, Watch,
-};
+use support::*;
+use tidings_api::{Discovery, DiscoveryExt, ErrorKind, Health, Instance, Registration, View};
 use tidings_consul::ConsulDiscovery;
-use tidings_testkit::consul::{Agent, Options, Role};
+use tidings_testkit::consul::{self, Agent, Options, Role};
 use tidings_testkit::proxy::Proxy;
-use tokio::time::{sleep, timeout};
-
-/// Longer than anything takes that is waited for here, unless it says otherwise.
-const DEADLINE: Duration = Duration::from_secs(60);
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
+use tokio::time::timeout;
 
 tidings_testkit::server_tests! { consul:
     async fn agent_absent_at_start() {
@@ -57,22 +48,28 @@ tidings_testkit::server_tests! { consul:
 
     async fn agent_paused_past_the_ttl() {
         let agent = Agent::start(Options::new(Role::Server)).await.unwrap();
-        let (owner, other) = (start(&agent).await, start(&agent).await);
+        let proxy = Proxy::start(agent.http()).await.unwrap();
+        let owner = ConsulDiscovery::start(quick(proxy.address())).await.unwrap();
+        let other = start(&agent).await;
         owner.register(web("a")).await.unwrap();
         let mut watch = other.watch_service("web").await.unwrap();
         seen(&mut watch, "a", |view| ids(view) == "a").await;
         let changes = record(&watch);
 
+        // So that no report waits in the agent's socket, to be read before it looks at the clock.
+        proxy.black_hole();
         agent.pause().unwrap();
         seen(&mut watch, "it is stale", |view| !view.is_live()).await;
         let silent = tokio::time::Instant::now();
         until("the TTL is over", || silent.elapsed() > quick(agent.http()).ttl * 2).await;
         assert_eq!(ids(&watch.view()), "a");
         agent.resume().unwrap();
+        let missed = || agent.log().contains("missed TTL");
+        until("the agent has taken the owner for dead", missed).await;
+        proxy.restore();
         seen(&mut watch, "it is live again", View::is_live).await;
         owner.register(web("b")).await.unwrap();
         seen(&mut watch, "b", |view| view.is_live() && ids(view) == "a b").await;
-        // The agent did take the owner for dead when it woke up, or at least might have.
         expect(&changes, &["+a", "+b"]).await;
     }
 
@@ -110,26 +107,56 @@ tidings_testkit::server_tests! { consul:
 
     async fn index_going_backwards_after_a_snapshot_restore() {
         let agent = Agent::start(Options::new(Role::Server)).await.unwrap();
-        let (owner, other) = (start(&agent).await, start(&agent).await);
+        let proxy = Proxy::start(agent.http()).await.unwrap();
+        let owner = ConsulDiscovery::start(quick(proxy.address())).await.unwrap();
+        let other = start(&agent).await;
         owner.register(web("a")).await.unwrap();
         let snapshot = agent.call_bytes("GET", "/v1/snapshot", b"").await.unwrap();
         for number in 0..40 {
             owner.register(web("b").with_metadata("n", number.to_string()).unwrap()).await.unwrap();
         }
         let mut watch = other.watch_service("web").await.unwrap();
-        seen(&mut watch, "b", |view| ids(view) == "a b").await;
+        let newest = |view: &View| {
+            let b = view.iter().find(|found| found.id().as_str() == "b");
+            b.is_some_and(|b| b.metadata().values().eq(["39"]))
+        };
+        seen(&mut watch, "b", |view| view.is_live() && view.len() == 2 && newest(view)).await;
         let changes = record(&watch);
         let before = index(&agent, "web").await;
+        // The owner must not mend it before anybody can look; the agent may do so by itself.
+        proxy.black_hole();
+        let witness = Witness::start(&agent);
         agent.call_bytes("PUT", "/v1/snapshot", &snapshot).await.unwrap();
-        let after = index(&agent, "web").await;
-        assert!(after < before, "the index went from {before} to {after}");
-        assert_eq!(catalog(&agent, "web").await.len(), 1, "b is still there");
+        until("the index went backwards, and b was gone", || witness.saw(|index, len| index < before && len == 1))
+            .await;
+        proxy.restore();
 
         // The catalog has lost b; its owner brings it back, and nobody sees it leave.
         eventually("b is back", async || catalog(&agent, "web").await.len() == 2).await;
         owner.register(web("c")).await.unwrap();
-        seen(&mut watch, "c", |view| view.is_live() && ids(view) == "a b c").await;
+        seen(&mut watch, "c", |view| view.is_live() && ids(view) == "a b c" && newest(view)).await;
         expect(&changes, &["+a", "+b", "+c"]).await;
+    }
+
+    async fn what_a_restored_snapshot_takes_away_leaves_without_another_write() {
+        let agent = Agent::start(Options::new(Role::Server)).await.unwrap();
+        let consul = start(&agent).await;
+        let snapshot = agent.call_bytes("GET", "/v1/snapshot", b"").await.unwrap();
+        // On a node without an agent, so that nobody brings it back.
+        put(&agent, "/v1/catalog/register", &json!({
+            "Node": "legacy", "Address": "192.0.2.9",
+            "Service": {"ID": "web", "Service": "web", "Port": 80},
+            "Check": {"CheckID": "c", "Name": "C", "ServiceID": "web", "Status": "passing"},
+        }))
+        .await;
+        let mut watch = consul.watch_service("web").await.unwrap();
+        seen(&mut watch, "it", |view| view.is_live() && view.len() == 1).await;
+        let before = index(&agent, "web").await;
+        agent.call_bytes("PUT", "/v1/snapshot", &snapshot).await.unwrap();
+        assert_eq!(index(&agent, "web").await, 0, "it was at {before}, and is still there");
+        // The query under way waits for an index that nothing will reach.
+        seen(&mut watch, "it is held", |view| !view.is_live() && view.len() == 1).await;
+        seen(&mut watch, "it is gone", |view| view.is_live() && view.is_empty()).await;
     }
 
     async fn server_lost_with_the_client_agent_alive() {
@@ -166,6 +193,7 @@ tidings_testkit::server_tests! { consul:
         let denied = consul.register(Instance::new("other", "192.0.2.1:1").unwrap()).await;
         assert_eq!(denied.unwrap_err().kind(), ErrorKind::Denied);
 
+        let changes = record(&watch);
         token.revoke(&agent).await;
         let mut refused = None;
         until("the registration is refused", || {
@@ -180,8 +208,9 @@ tidings_testkit::server_tests! { consul:
         put(&agent, "/v1/agent/service/register", &noise).await;
         seen(&mut watch, "it is stale", |view| !view.is_live() && ids(view).contains('a')).await;
         token.restore(&agent).await;
-        seen(&mut watch, "it is live again", |view| view.is_live() && ids(view).contains('a')).await;
+        seen(&mut watch, "it is live again", |view| view.is_live() && view.len() == 2).await;
         is_registered(&consul, &key).await;
+        expect(&changes, &["+a", &format!("+{}:noise", agent.node())]).await;
     }
 
     async fn token_in_a_file_is_read_again() {
@@ -199,6 +228,53 @@ tidings_testkit::server_tests! { consul:
         std::fs::write(&file, Token::create(&agent).await.secret + "\n").unwrap();
         eventually("it may register", async || consul.register(web("a")).await.is_ok()).await;
         assert_eq!(ids(&consul.resolve("web").await.unwrap()), "a");
+    }
+
+    async fn a_watch_that_waits_for_its_first_look_ends_with_its_handle() {
+        let agent = Agent::start(Options::new(Role::Dev)).await.unwrap();
+        let proxy = Proxy::start(agent.http()).await.unwrap();
+        let mut config = quick(proxy.address());
+        config.request_timeout = DEADLINE;
+        let consul = ConsulDiscovery::start(config).await.unwrap();
+        assert!(consul.status().connection().is_connected());
+        proxy.black_hole();
+        let (watch, closed) = tokio::join!(consul.watch_service("web"), consul.close());
+        closed.unwrap();
+        assert_eq!(watch.unwrap_err().kind(), ErrorKind::Closed);
+    }
+
+    async fn closing_twice_at_once_withdraws_everything() {
+        const COUNT: usize = 20;
+        let agent = Agent::start(Options::new(Role::Dev)).await.unwrap();
+        let proxy = Proxy::start(agent.http()).await.unwrap();
+        let consul = ConsulDiscovery::start(quick(proxy.address())).await.unwrap();
+        for number in 0..COUNT {
+            consul.register(web(&format!("web-{number}"))).await.unwrap();
+        }
+        assert_eq!(services(&agent).await.len(), COUNT);
+        // So that withdrawing takes a while.
+        proxy.delay(Duration::from_millis(100));
+        let (first, second) = tokio::join!(consul.close(), consul.close());
+        first.and(second).unwrap();
+        assert!(services(&agent).await.is_empty());
+    }
+
+    async fn a_silent_agent_is_noticed_in_time_whatever_waits_for_it() {
+        const COUNT: usize = 200;
+        let agent = Agent::start(Options::new(Role::Dev)).await.unwrap();
+        let proxy = Proxy::start(agent.http()).await.unwrap();
+        let consul = ConsulDiscovery::start(quick(proxy.address())).await.unwrap();
+        for number in 0..COUNT {
+            consul.register(web(&format!("web-{number}"))).await.unwrap();
+        }
+        let mut watch = consul.watch_service("web").await.unwrap();
+        seen(&mut watch, "all", |view| view.is_live() && view.len() == COUNT).await;
+        proxy.black_hole();
+        let silent = tokio::time::Instant::now();
+        seen(&mut watch, "it is stale", |view| !view.is_live()).await;
+        let (taken, bound) = (silent.elapsed(), consul.status().bounds().stale);
+        assert!(taken < bound + Duration::from_secs(10), "{taken:?}, stated is {bound:?}");
+        assert_eq!(watch.view().len(), COUNT);
     }
 
     async fn critical_for_long_is_removed_and_back() {
@@ -242,165 +318,6 @@ tidings_testkit::server_tests! { consul:
         assert!(never.is_live() && never.is_empty());
     }
 
-    async fn two_thousand_instances() {
-        const COUNT: usize = 2_000;
-        const WITHIN: Duration = Duration::from_secs(240);
-        let agent = Agent::start(Options::new(Role::Dev)).await.unwrap();
-        let mut config = quick(agent.http());
-        config.ttl = Duration::from_secs(120);
-        config.leave_timeout = Duration::from_secs(60);
-        config.request_timeout = Duration::from_secs(30);
-        let owner = Arc::new(ConsulDiscovery::start(config.clone()).await.unwrap());
-        let other = ConsulDiscovery::start(config).await.unwrap();
-        let mut watch = other.watch_service("web").await.unwrap();
-        let mut all = other.watch_all().await.unwrap();
-        let mut tasks = tokio::task::JoinSet::new();
-        for worker in 0..16 {
-            let owner = owner.clone();
-            tasks.spawn(async move {
-                for number in (worker..COUNT).step_by(16) {
-                    owner.register(web(&format!("web-{number}"))).await.unwrap();
-                }
-            });
-        }
-        timeout(WITHIN, tasks.join_all()).await.unwrap();
-        assert_eq!(services(&agent).await.len(), COUNT);
-        for watch in [&mut watch, &mut all] {
-            let complete = watch.wait_until(|view| {
-                view.is_live() && view.iter().filter(|found| found.service().as_str() == "web").count() == COUNT
-            });
-            timeout(WITHIN, complete).await.unwrap().unwrap();
-        }
-        timeout(WITHIN, owner.close()).await.unwrap().unwrap();
-        timeout(WITHIN, watch.wait_until(View::is_empty)).await.unwrap().unwrap();
-    }
-
-    async fn a_foreign_service_with_odd_meta() {
-        let agent = Agent::start(Options::new(Role::Dev)).await.unwrap();
-        let consul = start(&agent).await;
-        let mut watch = consul.watch_service("web").await.unwrap();
-        put(&agent, "/v1/agent/service/register", &json!({
-            "Name": "web", "Port": 80, "Tags": ["v1", "blue"],
-            "Meta": {"version": "1.0", "A_b-9": "é"},
-            "Weights": {"Passing": 7, "Warning": 2},
-            "TaggedAddresses": {"metrics": {"Address": "127.0.0.1", "Port": 9090}},
-            "Checks": [{"CheckID": "c1", "Name": "One", "TTL": "1h", "Status": "passing"},
-                       {"CheckID": "c2", "Name": "Two", "TTL": "1h", "Status": "warning"}],
-        }))
-        .await;
-        // By the catalog, which checks little: an external service on a node without an agent.
-        put(&agent, "/v1/catalog/register", &json!({
-            "Node": "legacy box", "Address": "192.0.2.9",
-            "Service": {"ID": "web/1 é", "Service": "web", "Port": 8080,
-                        "Tags": ["x".repeat(600), "é"], "Meta": {"good": "yes"}},
-        }))
-        .await;
-        put(&agent, "/v1/catalog/register", &json!({
-            "Node": "legacy box", "Address": "192.0.2.9",
-            "Service": {"ID": "portless", "Service": "web"},
-        }))
-        .await;
-        let view = seen(&mut watch, "both", |view| view.len() == 2).await;
-        let at_agent = view.iter().find(|found| found.address().port() == 80).unwrap();
-        assert_eq!(at_agent.id().as_str(), format!("{}:web", agent.node()));
-        assert_eq!(at_agent.address().to_string(), "127.0.0.1:80");
-        assert_eq!(at_agent.health().state(), HealthState::Warning);
-        assert_eq!((at_agent.weight(), at_agent.port("metrics").unwrap().port()), (2, 9090));
-        let metadata: Vec<_> = at_agent.metadata().iter().map(|(k, v)| format!("{k}={v}")).collect();
-        assert_eq!(metadata, ["A_b-9=é", "consul.tags=v1,blue", "version=1.0"]);
-        let external = view.iter().find(|found| found.address().port() == 8080).unwrap();
-        assert_eq!(external.address().to_string(), "192.0.2.9:8080");
-        assert!(external.id().as_str().starts_with("legacy_box:web_1__:"), "{}", external.id());
-        // Tags that are longer than metadata may be are left out.
-        assert_eq!(external.metadata().len(), 1);
-        assert_eq!(consul.stats().unreadable, 1);
-
-        // An operator takes it out of use, and the node after that.
-        put(&agent, "/v1/agent/service/maintenance/web?enable=true&reason=disk", &Value::Null).await;
-        let drains = |view: &View| view.iter().any(|found| {
-            found.address().port() == 80 && *found.health() == Health::draining().with_note("disk")
-        });
-        seen(&mut watch, "it drains", drains).await;
-        put(&agent, "/v1/agent/service/maintenance/web?enable=false", &Value::Null).await;
-        seen(&mut watch, "it is back", |view| view.healthy().count() == 2).await;
-        put(&agent, "/v1/agent/maintenance?enable=true&reason=disk", &Value::Null).await;
-        seen(&mut watch, "it drains with its node", drains).await;
-    }
-
-    async fn ten_thousand_watches_leave_nothing() {
-        const WATCHES: usize = 10_000;
-        let agent = Agent::start(Options::new(Role::Dev)).await.unwrap();
-        let consul = start(&agent).await;
-        consul.register(web("a")).await.unwrap();
-        let metrics = tokio::runtime::Handle::current().metrics();
-        let (tasks, files) = (metrics.num_alive_tasks(), open_files());
-        for number in 0..WATCHES {
-            let service = if number % 4 == 0 { "web" } else { "mail" };
-            let watch = consul.watch_service(service).await.unwrap();
-            assert_eq!(watch.view().len(), usize::from(service == "web"));
-        }
-        // Connections of the pool may be a few more or less.
-        let swept = || {
-            consul.stats().feeds == 0
-                && metrics.num_alive_tasks() <= tasks + 10
-                && open_files() <= files + 10
-        };
-        until("no feed, task or connection is left", swept).await;
-    }
-
-    async fn dns_shows_our_instance_and_hides_a_critical_or_draining_one() {
-        let agent = Agent::start(Options::new(Role::Dev)).await.unwrap();
-        let mut config = quick(agent.http());
-        config.namespace = Some("prod".into());
-        let consul = ConsulDiscovery::start(config).await.unwrap();
-        let key = consul.register(web("a").with_weight(7).unwrap()).await.unwrap();
-        let names = ["web.service.consul", "prod.web.service.consul"];
-        let shown = async |count: usize| {
-            for name in names {
-                eventually("the dns shows so many", async || {
-                    dns::addresses(agent.dns(), name).await.len() == count
-                })
-                .await;
-            }
-        };
-        shown(1).await;
-        assert_eq!(dns::addresses(agent.dns(), names[0]).await[0].to_string(), "192.0.2.1");
-        assert_eq!(dns::services(agent.dns(), names[0]).await, [(7, 8080)]);
-        assert!(dns::addresses(agent.dns(), "test.web.service.consul").await.is_empty());
-        for health in [Health::critical("down"), Health::draining()] {
-            consul.health(&key, health).await.unwrap();
-            shown(0).await;
-            consul.health(&key, Health::warning("hot")).await.unwrap();
-            shown(1).await;
-        }
-        consul.deregister(&key).await.unwrap();
-        shown(0).await;
-    }
-
-    async fn native_fields_stand_where_consul_reads_them() {
-        let agent = Agent::start(Options::new(Role::Dev)).await.unwrap();
-        let mut config = quick(agent.http());
-        config.namespace = Some("prod".into());
-        config.tags = vec!["blue".into()];
-        let consul = ConsulDiscovery::start(config).await.unwrap();
-        let instance = web("a").with_metadata("version", "1").unwrap();
-        let instance = instance.with_metadata("odd.key", "2").unwrap();
-        let instance = instance.with_port("metrics", 9090).unwrap().with_weight(3).unwrap();
-        let key = consul.register(instance).await.unwrap();
-        consul.health(&key, Health::warning("hot")).await.unwrap();
-        consul.health(&key, Health::warning("hotter")).await.unwrap();
-        let found = &catalog(&agent, "web").await[0];
-        let service = &found["Service"];
-        assert_eq!((&service["Address"], &service["Port"]), (&json!("192.0.2.1"), &json!(8080)));
-        assert_eq!(service["Tags"], json!(["prod", "blue"]));
-        assert_eq!(service["Meta"], json!({"version": "1"}));
-        assert_eq!(service["Weights"], json!({"Passing": 3, "Warning": 3}));
-        assert_eq!(service["TaggedAddresses"]["metrics"]["Port"], 9090);
-        let checks = found["Checks"].as_array().unwrap();
-        let health = checks.iter().find(|check| check["Name"] == "Health").unwrap();
-        assert_eq!((&health["Status"], &health["Output"]), (&json!("warning"), &json!("hotter")));
-    }
-
     async fn two_owners_at_two_agents() {
         let server = Agent::start(Options::new(Role::Server)).await.unwrap();
         let client = Agent::start(Options::new(Role::Client(server.serf()))).await.unwrap();
@@ -442,51 +359,6 @@ tidings_testkit::server_tests! { consul:
         expect(&changes, &["+a", "~a"]).await;
     }
 
-    async fn idle_handles_ask_little() {
-        const WINDOW: Duration = Duration::from_secs(6);
-        let agent = Agent::start(Options::new(Role::Dev)).await.unwrap();
-        let consul = start(&agent).await;
-        consul.register(web("a")).await.unwrap();
-        let _watches = [
-            consul.watch_service("web").await.unwrap(),
-            consul.watch_service("none").await.unwrap(),
-            consul.watch_all().await.unwrap(),
-        ];
-        let (mut last, mut since) = (u64::MAX, tokio::time::Instant::now());
-        // A window with beats and reports alone, once the start is over: two each a third of a TTL.
-        let quiet = async || {
-            if since.elapsed() < WINDOW {
-                return false;
-            }
-            let now = consul.stats().requests;
-            let few = now.saturating_sub(last) <= 12 && last != u64::MAX;
-            (last, since) = (now, tokio::time::Instant::now());
-            few
-        };
-        eventually("few requests in a window", quiet).await;
-    }
-}
-
-#[cfg(feature = "tls")]
-tidings_testkit::server_tests! { consul:
-    async fn tls_with_client_certificates() {
-        let agent = Agent::start(Options::new(Role::Dev).tls()).await.unwrap();
-        let certificates = agent.certificates().unwrap();
-        let mut config = quick(agent.https());
-        config.ca_file = Some(certificates.ca());
-        let without = ConsulDiscovery::start(config.clone()).await.unwrap();
-        assert!(!without.status().connection().is_connected(), "no client certificate was asked for");
-        let (certificate, key) = certificates.client();
-        (config.cert_file, config.key_file) = (Some(certificate), Some(key));
-        let consul = ConsulDiscovery::start(config).await.unwrap();
-        consul.register(web("a")).await.unwrap();
-        assert_eq!(ids(&consul.resolve("web").await.unwrap()), "a");
-        let mut plain = quick(agent.https());
-        plain.tls_server_name = Some("elsewhere.internal".into());
-        plain.ca_file = Some(agent.certificates().unwrap().ca());
-        let other = ConsulDiscovery::start(plain).await.unwrap();
-        assert!(!other.status().connection().is_connected(), "any server is trusted");
-    }
 }
 
 async fn killed_and_restarted(without_data: bool) {
@@ -501,6 +373,7 @@ async fn killed_and_restarted(without_data: bool) {
     let mut all = other.watch_all().await.unwrap();
     seen(&mut watch, "both", |view| ids(view) == "a b").await;
     let changes = record(&watch);
+    put(&agent, "/v1/kv/kept", &Value::Null).await;
 
     if without_data {
         agent.lose_data().unwrap();
@@ -518,6 +391,8 @@ async fn killed_and_restarted(without_data: bool) {
         Registration::Pending { .. }
     ));
     agent.restart().await.unwrap();
+    let data_is_there = agent.call("GET", "/v1/kv/kept", "").await.is_ok();
+    assert_ne!(data_is_there, without_data);
     let view = seen(&mut watch, "all is as it should be", |view| {
         view.is_live()
             && view
@@ -545,124 +420,52 @@ async fn killed_and_restarted(without_data: bool) {
     expect(&changes, &["+a", "+b", "~b"]).await;
 }
 
-async fn start(agent: &Agent) -> ConsulDiscovery {
-    ConsulDiscovery::start(quick(agent.http())).await.unwrap()
-}
-
-fn web(id: &str) -> Instance {
-    let instance = Instance::new("web", "192.0.2.1:8080").unwrap();
-    instance.with_id(id).unwrap()
-}
-
-/// The ids of a view, in order.
-fn ids(view: &View) -> String {
-    let ids: Vec<_> = view.iter().map(|found| found.id().as_str()).collect();
-    ids.join(" ")
-}
-
-/// Waits until a view meets a condition.
-async fn seen(
-    watch: &mut Watch,
-    what: &str,
-    condition: impl Fn(&View) -> bool + Send + Sync,
-) -> View {
-    match timeout(DEADLINE, watch.wait_until(&condition)).await {
-        Ok(view) => view.unwrap(),
-        Err(_) => panic!("not seen: {what}; the view is {:?}", watch.view()),
-    }
-}
-
-/// Every change of a watch from now on, what is there already first: `+a`, `~a`, `-a`.
-fn record(watch: &Watch) -> Arc<Mutex<Vec<String>>> {
-    let recorded = Arc::<Mutex<Vec<String>>>::default();
-    let (recorder, mut changes) = (recorded.clone(), watch.clone().into_changes());
-    tokio::spawn(async move {
-        while let Some(change) = changes.next().await {
-            let sign = match change {
-                Change::Added(_) => '+',
-                Change::Removed(_) => '-',
-                _ => '~',
-            };
-            recorder
-                .lock()
-                .unwrap()
-                .push(format!("{sign}{}", change.key().id()));
-        }
-    });
-    recorded
-}
-
-/// Checks what was recorded, once it is as long as it should be.
-async fn expect(recorded: &Mutex<Vec<String>>, changes: &[&str]) {
-    until("as many changes", || {
-        recorded.lock().unwrap().len() >= changes.len()
-    })
-    .await;
-    assert_eq!(*recorded.lock().unwrap(), changes);
-}
-
-/// Waits for a condition that nothing announces.
-async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    eventually(what, async || condition()).await;
-}
-
-async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    // Consul itself clears services only after minutes, for which the caller has its own limit.
-    let limit = DEADLINE * 5;
-    let met = async {
-        while !condition().await {
-            sleep(POLL_INTERVAL).await;
-        }
-    };
-    assert!(timeout(limit, met).await.is_ok(), "never: {what}");
-}
-
-fn registration(consul: &ConsulDiscovery, key: &InstanceKey) -> Registration {
-    consul
-        .status()
-        .registration(key)
-        .cloned()
-        .expect("it is registered, or on its way")
-}
-
-async fn is_registered(consul: &ConsulDiscovery, key: &InstanceKey) {
-    until("the status says registered", || {
-        registration(consul, key).is_registered()
-    })
-    .await;
-}
-
-/// The ids of the services at an agent.
-async fn services(agent: &Agent) -> Vec<String> {
-    let text = agent.call("GET", "/v1/agent/services", "").await.unwrap();
-    let services: serde_json::Map<String, Value> = serde_json::from_str(&text).unwrap();
-    services.keys().cloned().collect()
-}
-
-/// What the catalog has under a name.
-async fn catalog(agent: &Agent, service: &str) -> Vec<Value> {
-    let text = agent
-        .call("GET", &format!("/v1/health/service/{service}"), "")
-        .await
-        .unwrap();
-    serde_json::from_str(&text).unwrap()
-}
-
 /// The greatest index of the entries under a name.
 async fn index(agent: &Agent, service: &str) -> u64 {
-    let found = catalog(agent, service).await;
+    greatest_index(&catalog(agent, service).await)
+}
+
+fn greatest_index(found: &[Value]) -> u64 {
     let indexes = found
         .iter()
         .map(|entry| entry["Service"]["ModifyIndex"].as_u64().unwrap());
-    indexes.max().unwrap()
+    indexes.max().unwrap_or_default()
 }
 
-async fn put(agent: &Agent, path: &str, body: &Value) {
-    agent.call("PUT", path, &body.to_string()).await.unwrap();
+/// Looks at what the server has of `web` again and again, also while there is no leader.
+struct Witness {
+    /// The greatest index, and the number of entries.
+    seen: Arc<Mutex<Vec<(u64, usize)>>>,
+    looking: tokio::task::JoinHandle<()>,
 }
 
-fn open_files() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
+impl Witness {
+    fn start(agent: &Agent) -> Self {
+        let seen = Arc::<Mutex<Vec<_>>>::default();
+        let (noted, http) = (seen.clone(), agent.http());
+        let looking = tokio::spawn(async move {
+            loop {
+                let path = "/v1/health/service/web?stale";
+                if let Ok(body) = consul::call(http, "GET", path, b"").await {
+                    let found: Vec<Value> = serde_json::from_slice(&body).unwrap();
+                    let look = (greatest_index(&found), found.len());
+                    noted.lock().unwrap().push(look);
+                }
+            }
+        });
+        Self { seen, looking }
+    }
+
+    fn saw(&self, condition: impl Fn(u64, usize) -> bool) -> bool {
+        let seen = self.seen.lock().unwrap();
+        seen.iter().any(|(index, len)| condition(*index, *len))
+    }
+}
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        self.looking.abort();
+    }
 }
 
 /// A token that may register and see `web`.

@@ -32,6 +32,11 @@ impl Backoff {
     }
 }
 
+/// The pause before what fails for a reason that takes somebody's hand to mend.
+pub(crate) fn slow() -> Duration {
+    Duration::from_secs(5).mul_f64(0.5 + fastrand::f64() / 2.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -74,10 +74,10 @@ pub struct EtcdConfig {
     pub loss_hold: Duration,
 
     /// Over how many leases the registrations of this handle are spread; only as many as needed are
-    /// asked for. 1 to 64, default 8.
+    /// asked for. 1 to 64, default 1.
     ///
-    /// Too low: etcd 3.4 takes only one write at a time where all keys hang on one lease. Too high:
-    /// more leases for etcd to keep, and more messages to keep them.
+    /// More than one gains nothing where writes are alone or few: measure before raising it. Too
+    /// high: more leases for etcd to keep, and more messages to keep them.
     pub leases: u16,
 
     /// The user to log in as. Default none.
@@ -112,7 +112,7 @@ impl Default for EtcdConfig {
             ttl: Duration::from_secs(10),
             timeout: Duration::from_secs(5),
             loss_hold: Duration::from_secs(10),
-            leases: 8,
+            leases: 1,
             user: None,
             password: None,
             tls: false,

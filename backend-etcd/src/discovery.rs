@@ -21,6 +21,7 @@ use crate::registration::{Context, Registrar};
 use crate::tasks::Tasks;
 use crate::views::Views;
 use crate::watch::{Follower, LOSS_LINGER, STALE_AFTER};
+use crate::writes::Writes;
 
 /// What the backend and the network need for a change to arrive, while both are well.
 const PROPAGATION: Duration = Duration::from_secs(1);
@@ -67,9 +68,11 @@ impl EtcdDiscovery {
         tasks.spawn(async move { keeping.keep().await });
         let (guard, guarding) = Guard::new(link.clone());
         tasks.spawn(guarding.run());
+        let (writes, writing) = Writes::new(link.clone());
+        tasks.spawn(writing.run());
         let keys = Keys::new(&config.namespace);
         let views = Arc::<Views>::default();
-        let context = Context::new(link.clone(), keys.clone(), views.clone(), guard);
+        let context = Context::new(link.clone(), keys.clone(), views.clone(), guard, writes);
         Ok(Self {
             registrar: Registrar::new(context, config.leases, config.ttl),
             bounds: bounds(&config, &link),

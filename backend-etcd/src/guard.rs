@@ -18,6 +18,9 @@ use crate::backoff::Backoff;
 use crate::client::{Link, Route};
 use crate::error::Fault;
 
+/// How often watches are made and ended.
+const BATCH_INTERVAL: Duration = Duration::from_millis(100);
+
 /// What happened to a key.
 #[derive(Debug)]
 pub(crate) enum GuardEvent {
@@ -107,8 +110,14 @@ impl GuardTask {
             let Order::Arm(id, watch) = order else {
                 continue;
             };
+            let before = self.link.route();
             self.link.connected().await;
             let route = self.link.route();
+            if route != before {
+                // What it was to start from may be of another time.
+                let _ = watch.inbox.send(GuardEvent::Broken);
+                continue;
+            }
             let fault = match self.open(route, id, watch).await {
                 Ok((sender, receiver)) => {
                     backoff.reset();
@@ -117,10 +126,19 @@ impl GuardTask {
                 Err(fault) => fault,
             };
             tracing::debug!(error = %fault.to_error(), "the watch on own keys ended");
-            self.watches.break_all();
+            self.break_all();
             self.link.stream_failed(route, &fault).await;
             sleep(backoff.next()).await;
         }
+    }
+
+    /// Breaks what was watched, and what was ordered until now: an etcd that has lost its data counts
+    /// anew, and what was to start at an older revision would hear nothing.
+    fn break_all(&mut self) {
+        while let Ok(order) = self.orders.try_recv() {
+            Batch::default().add(order, &self.watches);
+        }
+        self.watches.break_all();
     }
 
     async fn open(
@@ -177,31 +195,63 @@ impl Watches {
     }
 }
 
+/// Sends what is ordered, in batches: nobody waits for it, as a watch tells of what happened before
+/// it was made as well, and etcd has the less to do the more watches start together.
 async fn send(
     orders: &mut mpsc::UnboundedReceiver<Order>,
     mut sender: WatchRequestSender,
     watches: &Watches,
 ) -> Fault {
-    while let Some(order) = orders.recv().await {
-        let sent = match order {
-            Order::Arm(id, watch) => {
-                watches.lock().insert(id, watch.inbox);
-                let options = options(id, watch.from_revision);
-                sender.watch(watch.key, Some(options)).await
-            }
-            Order::Disarm(id) => {
-                if watches.lock().remove(&id).is_none() {
-                    continue;
-                }
-                sender.cancel(id.0).await
-            }
-        };
-        if let Err(error) = sent {
+    while let Some(first) = orders.recv().await {
+        // Nothing is awaited until all that was received is among the watches, so that a stream
+        // which ends meanwhile breaks it too.
+        let mut batch = Batch::default();
+        batch.add(first, watches);
+        while let Ok(next) = orders.try_recv() {
+            batch.add(next, watches);
+        }
+        if let Err(error) = batch.send(&mut sender).await {
             return error.into();
         }
+        sleep(BATCH_INTERVAL).await;
     }
     // The handle is gone, and this task with it in a moment.
     std::future::pending().await
+}
+
+/// What is sent at once. What is disarmed before it was sent is never sent.
+#[derive(Default)]
+struct Batch {
+    arm: HashMap<WatchId, (Vec<u8>, i64)>,
+    disarm: Vec<WatchId>,
+}
+
+impl Batch {
+    fn add(&mut self, order: Order, watches: &Watches) {
+        match order {
+            Order::Arm(id, watch) => {
+                watches.lock().insert(id, watch.inbox);
+                self.arm.insert(id, (watch.key, watch.from_revision));
+            }
+            Order::Disarm(id) => {
+                let is_watched = watches.lock().remove(&id).is_some();
+                if self.arm.remove(&id).is_none() && is_watched {
+                    self.disarm.push(id);
+                }
+            }
+        }
+    }
+
+    async fn send(self, sender: &mut WatchRequestSender) -> Result<(), etcd_client::Error> {
+        for id in self.disarm {
+            sender.cancel(id.0).await?;
+        }
+        for (id, (key, from_revision)) in self.arm {
+            let options = options(id, from_revision);
+            sender.watch(key, Some(options)).await?;
+        }
+        Ok(())
+    }
 }
 
 async fn receive(mut receiver: WatchResponseStream, watches: &Watches) -> Fault {

@@ -1,8 +1,8 @@
 //! Where instances stand in etcd: `NAMESPACE/SERVICE/INSTANCE`.
 //!
 //! This is also where Go's naming resolver looks for them, with the target
-//! `etcd:///NAMESPACE/SERVICE/`; the slash at its end keeps out services whose names only start the
-//! same.
+//! `etcd:///NAMESPACE/SERVICE`; versions before 3.5.10 need a slash at its end to keep out services
+//! whose names only start the same.
 
 use tidings_api::{InstanceId, InstanceKey, NAME_BYTES_MAX, Selector, ServiceName};
 

@@ -213,6 +213,9 @@ impl Lease {
     }
 }
 
+/// What an answer promises. No more than a day: a keep-alive is sent far sooner, and whatever a
+/// server answers, clocks don't overflow.
 fn promised(ttl: i64) -> Duration {
-    Duration::from_secs(u64::try_from(ttl).unwrap_or_default())
+    const SECONDS_MAX: u64 = 24 * 60 * 60;
+    Duration::from_secs(u64::try_from(ttl).unwrap_or_default().min(SECONDS_MAX))
 }

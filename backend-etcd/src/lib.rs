@@ -16,8 +16,13 @@
 //! # What stands in etcd
 //! One key an instance, `NAMESPACE/SERVICE/INSTANCE`, whose value is JSON that Go's official naming
 //! resolver (`go.etcd.io/etcd/client/v3/naming`) reads and writes: its clients resolve our instances
-//! with the target `etcd:///NAMESPACE/SERVICE/`, and endpoints that they add are instances here. It
+//! with the target `etcd:///NAMESPACE/SERVICE`, and endpoints that they add are instances here. It
 //! hangs on a lease, of which a handle keeps one or a few.
+//!
+//! Two things to know of that resolver: before 3.5.10 it takes the target as a bare prefix, so that
+//! `NAMESPACE/web` finds `web-2` as well unless the target ends with a slash, which later versions
+//! add themselves and must not be given; and it knows no health, so its clients use instances that
+//! are critical or draining like any other. Withdraw those with `deregister`.
 //!
 //! # Users and permissions
 //! A handle needs to read `NAMESPACE/`, or at least the prefixes of the services that it watches and
@@ -25,7 +30,7 @@
 //!
 //! # Reading order
 //! `config` → `keys`, `value` (what stands in etcd) → `client` (the way to it) → `lease`,
-//! `registration`, `owner`, `guard` (offering) → `watch`, `views` (finding).
+//! `registration`, `owner`, `writes`, `guard` (offering) → `watch`, `views` (finding).
 
 mod backoff;
 mod client;
@@ -42,6 +47,7 @@ mod tls;
 mod value;
 mod views;
 mod watch;
+mod writes;
 
 mod config;
 pub use config::{EtcdConfig, PORT_DEFAULT};

@@ -4,22 +4,23 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use etcd_client::{KeyValue, TxnOp};
+use etcd_client::KeyValue;
 use tidings_api::{Generation, Instance};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use crate::backoff::Backoff;
+use crate::backoff::{self, Backoff};
 use crate::error::Fault;
 use crate::guard::{GuardEvent, WatchId};
 use crate::registration::{Context, Desired, Slot, Slots};
 use crate::value::{Stored, Unknown};
 use crate::views::Own;
+use crate::writes::Written;
 
 mod calls;
 mod looking;
 
-use calls::{Known, Written};
+use calls::Known;
 
 /// How often a write is tried anew because somebody else wrote in between, before it waits.
 const RACES_MAX: usize = 8;
@@ -233,7 +234,7 @@ impl Owner {
         }
         let mut expected = self.known.as_ref().map_or(0, |known| known.revision);
         for _ in 0..RACES_MAX {
-            match self.write(expected, &value, lease).await? {
+            match self.put(expected, &value, lease).await? {
                 Written::At(revision) => {
                     self.wrote(revision, lease, value);
                     self.confirm(goal.version, instance);
@@ -376,7 +377,7 @@ impl Owner {
                 self.known = None;
                 return Ok(());
             };
-            match self.write(expected, &value, lease).await {
+            match self.put(expected, &value, lease).await {
                 Ok(Written::At(revision)) => {
                     self.seen_revision = revision;
                     self.known = Some(Known {
@@ -423,9 +424,7 @@ impl Owner {
                 continue;
             };
             let expected = known.revision;
-            let raw = self.raw.clone();
-            let delete = TxnOp::delete(raw, None);
-            match self.transaction(expected, delete).await? {
+            match self.delete(expected).await? {
                 Written::At(revision) => {
                     self.seen_revision = revision;
                     self.known = None;
@@ -457,7 +456,7 @@ impl Owner {
         };
         let pause = match fault {
             // Nothing changes that soon.
-            Fault::Denied(_) | Fault::Refused(_) => Duration::from_secs(5),
+            Fault::Denied(_) | Fault::Refused(_) => backoff::slow(),
             _ => backoff.next(),
         };
         Wake {

@@ -30,9 +30,10 @@ use crate::lease::Lease;
 use crate::owner::Owner;
 use crate::tasks::Tasks;
 use crate::views::{Own, Views};
+use crate::writes::Writes;
 
-/// Writes under way at once, so that a lost lease with thousands of keys is no flood.
-const WRITES_MAX: usize = 128;
+/// Reads under way at once, so that an outage with thousands of keys doesn't end in a flood.
+const READS_MAX: usize = 128;
 
 /// What closing may take for each registration, beside the time of a call.
 const CLOSE_TIME_EACH: Duration = Duration::from_millis(2);
@@ -52,7 +53,8 @@ pub(crate) struct Context {
     pub(crate) guard: Guard,
     /// Names this handle in what it writes.
     pub(crate) handle: String,
-    pub(crate) writes: Semaphore,
+    pub(crate) writes: Writes,
+    pub(crate) reads: Semaphore,
     /// The leases are about to be revoked, with all that hangs on them.
     pub(crate) closing: AtomicBool,
 }
@@ -97,14 +99,21 @@ pub(crate) struct Desired {
 }
 
 impl Context {
-    pub(crate) fn new(link: Arc<Link>, keys: Keys, views: Arc<Views>, guard: Guard) -> Self {
+    pub(crate) fn new(
+        link: Arc<Link>,
+        keys: Keys,
+        views: Arc<Views>,
+        guard: Guard,
+        writes: Writes,
+    ) -> Self {
         Self {
             link,
             keys,
             views,
             guard,
             handle: format!("{:016x}", fastrand::u64(..)),
-            writes: Semaphore::new(WRITES_MAX),
+            writes,
+            reads: Semaphore::new(READS_MAX),
             closing: AtomicBool::new(false),
         }
     }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use etcd_client::KeyValue;
 use tidings_api::{
     Error, Feed, Freshness, Generation, Instance, InstanceKey, Publisher, Result, Selector,
     Subscription, Watch,
@@ -60,6 +61,7 @@ pub(crate) struct Remote {
 struct Entry {
     instance: Arc<Instance>,
     revision: i64,
+    lease: i64,
     lost: Option<Lost>,
 }
 
@@ -71,11 +73,12 @@ pub(crate) struct Lost {
     pub(crate) in_outage: bool,
 }
 
-/// An instance as read from etcd, and when it was written.
+/// An instance as read from etcd, when it was written, and what it hangs on.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
     pub(crate) instance: Arc<Instance>,
     pub(crate) revision: i64,
+    pub(crate) lease: i64,
 }
 
 impl Views {
@@ -297,10 +300,13 @@ impl Remote {
         self.freshness = freshness;
     }
 
-    /// The instance as written at `revision`, where it is known already: saves reading it again.
-    pub(crate) fn known(&self, key: &InstanceKey, revision: i64) -> Option<Arc<Instance>> {
+    /// The instance that `kv` holds, where it is known already: saves reading it again. Revisions
+    /// alone don't tell, as an etcd that has lost its data counts anew; its leases are others then.
+    pub(crate) fn known(&self, key: &InstanceKey, kv: &KeyValue) -> Option<Arc<Instance>> {
         let entry = self.entries.get(key)?;
-        (entry.revision == revision).then(|| entry.instance.clone())
+        let is_same =
+            kv.lease() != 0 && (entry.revision, entry.lease) == (kv.mod_revision(), kv.lease());
+        is_same.then(|| entry.instance.clone())
     }
 
     pub(crate) fn put(&mut self, key: InstanceKey, found: Found) {
@@ -342,6 +348,7 @@ impl From<Found> for Entry {
         Self {
             instance: found.instance,
             revision: found.revision,
+            lease: found.lease,
             lost: None,
         }
     }

@@ -22,7 +22,7 @@ use etcd_client::{
 use tidings_api::{Freshness, InstanceKey};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::backoff::Backoff;
+use crate::backoff::{self, Backoff};
 use crate::client::{Link, Route};
 use crate::error::Fault;
 use crate::keys::Keys;
@@ -138,7 +138,7 @@ impl Follower {
     fn pause(&self, fault: &Fault, backoff: &mut Backoff) -> Duration {
         match fault {
             // Nothing changes that soon.
-            Fault::Denied(_) | Fault::Refused(_) => Duration::from_secs(5),
+            Fault::Denied(_) | Fault::Refused(_) => backoff::slow(),
             _ => backoff.next(),
         }
     }
@@ -157,6 +157,9 @@ impl Follower {
         silent_since: Option<Instant>,
     ) -> Result<(Route, WatchStream), Fault> {
         self.link.connected().await;
+        // Before the snapshot: an etcd that loses its data after it counts anew, and a stream that
+        // started there would be silent.
+        let route = self.link.route();
         let prefix = self.keys.prefix(view.selector());
         let (snapshot, revision) = self.snapshot(view, &prefix).await?;
         let was_silent = silent_since.is_some_and(|since| since.elapsed() >= STALE_AFTER);
@@ -176,12 +179,11 @@ impl Follower {
         position.snapshot = revision;
         let from = history.unwrap_or(revision + 1);
         position.revision = revision + 1;
-        let (route, stream) = self.open(&prefix, from).await?;
+        let stream = self.open(route, &prefix, from).await?;
         Ok((route, stream))
     }
 
-    async fn open(&self, prefix: &[u8], from: i64) -> Result<(Route, WatchStream), Fault> {
-        let route = self.link.route();
+    async fn open(&self, route: Route, prefix: &[u8], from: i64) -> Result<WatchStream, Fault> {
         let opened = timeout(self.link.timing().answer, async {
             let client = Box::pin(self.link.client(route)).await?;
             let mut watches = client.watch_client().max_decoding_message_size(usize::MAX);
@@ -193,8 +195,7 @@ impl Follower {
                 .with_fragment();
             Ok(watches.watch(prefix, Some(options)).await?)
         });
-        let stream = opened.await.unwrap_or_else(|_| Err(Fault::no_answer()))?;
-        Ok((route, stream))
+        opened.await.unwrap_or_else(|_| Err(Fault::no_answer()))
     }
 
     /// All entries at one revision, page by page.
@@ -231,8 +232,7 @@ impl Follower {
             self.views.peek(view, |remote| {
                 for kv in &entries {
                     if let Some((key, Read::Instance(instance))) = self.read(remote, kv) {
-                        let revision = kv.mod_revision();
-                        found.insert(key, Found { instance, revision });
+                        found.insert(key, found_in(kv, instance));
                     }
                 }
             });
@@ -356,7 +356,7 @@ impl Follower {
         match read {
             Read::Left => remote.remove(&key),
             Read::Instance(_) if is_past => {}
-            Read::Instance(instance) => remote.put(key, Found { instance, revision }),
+            Read::Instance(instance) => remote.put(key, found_in(kv, instance)),
             Read::Nothing => match self.loss(position) {
                 Some(lost) => remote.lose(&key, lost),
                 None => remote.remove(&key),
@@ -391,7 +391,7 @@ impl Follower {
                 .count_unreadable(kv.key(), "its key is none of an instance");
             return None;
         };
-        if let Some(instance) = remote.known(&key, kv.mod_revision()) {
+        if let Some(instance) = remote.known(&key, kv) {
             return Some((key, Read::Instance(instance)));
         }
         let read = match Stored::read(&key, kv.value()) {
@@ -403,6 +403,14 @@ impl Follower {
             }
         };
         Some((key, read))
+    }
+}
+
+fn found_in(kv: &KeyValue, instance: Arc<tidings_api::Instance>) -> Found {
+    Found {
+        instance,
+        revision: kv.mod_revision(),
+        lease: kv.lease(),
     }
 }
 

@@ -31,6 +31,7 @@ on_both_versions! {
     absent_at_start
     killed_and_restarted_with_data_kept
     killed_and_restarted_with_data_lost
+    other_content_at_the_same_revision_after_data_was_lost
     stopped_for_three_times_the_ttl
     one_of_three_dead
     one_of_three_hung
@@ -78,6 +79,8 @@ async fn absent_at_start(version: Version) {
         view.get(&key("a")).unwrap().health().note(),
         Some("waiting")
     );
+    seen.still_hears(&owner).await;
+    others.still_hears(&owner).await;
 }
 
 async fn killed_and_restarted_with_data_kept(version: Version) {
@@ -85,13 +88,17 @@ async fn killed_and_restarted_with_data_kept(version: Version) {
         .await
         .unwrap();
     let (owner, client, seen) = a_and_b(&cluster).await;
+    cluster.ctl(&["put", "witness", "kept"]).unwrap();
     cluster.kill(0);
     seen.is_stale().await;
     owner.register(web("b", 2)).await.unwrap();
     cluster.restart(0).await.unwrap();
+    let witness = cluster.ctl(&["get", "witness"]).unwrap();
+    assert!(witness.contains("kept"), "the data is lost: {witness:?}");
     seen.shows(&[("a", 1), ("b", 2)]).await;
     is_registered(&owner, "b").await;
     assert_eq!(seen.since_mark().await, ["~b"]);
+    seen.still_hears(&owner).await;
     drop(client);
 }
 
@@ -116,7 +123,35 @@ async fn killed_and_restarted_with_data_lost(version: Version) {
     );
     let fresh = EtcdDiscovery::start(config(&cluster)).await.unwrap();
     Seen::by(&fresh).await.shows(&[("a", 1), ("b", 2)]).await;
+    seen.still_hears(&owner).await;
     drop(client);
+}
+
+async fn other_content_at_the_same_revision_after_data_was_lost(version: Version) {
+    let mut cluster = Cluster::start(Options::default().version(version))
+        .await
+        .unwrap();
+    let client = Proxied::start(&cluster, config(&cluster)).await.unwrap();
+    let seen = Seen::by(&client.etcd).await;
+    let before = put_by_others(&cluster, 1).await;
+    seen.shows(&[("a", 1)]).await;
+    seen.mark().await;
+    client.black_hole();
+    cluster.lose_data().unwrap();
+    cluster.restart_all().await.unwrap();
+    assert_eq!(put_by_others(&cluster, 2).await, before);
+    seen.is_stale().await;
+    client.restore();
+    seen.shows(&[("a", 2)]).await;
+    assert_eq!(seen.since_mark().await, ["~a"]);
+}
+
+/// Writes an instance in the way of other tools; returns the revision.
+async fn put_by_others(cluster: &Cluster, number: usize) -> i64 {
+    let value = format!(r#"{{"Op":0,"Addr":"192.0.2.1:8080","Metadata":{{"n":"{number}"}}}}"#);
+    let mut admin = admin(cluster.addresses()[0], false).await.unwrap();
+    let put = admin.put("tidings/web/a", value, None).await.unwrap();
+    put.header().unwrap().revision()
 }
 
 async fn stopped_for_three_times_the_ttl(version: Version) {
@@ -149,6 +184,7 @@ async fn stopped_for_three_times_the_ttl(version: Version) {
     is_registered(&owner, "b").await;
     seen.shows(&[("a", 1), ("b", 1)]).await;
     assert_eq!(seen.since_mark().await, ["~a"]);
+    seen.still_hears(&owner).await;
     drop(client);
 }
 
@@ -218,6 +254,7 @@ async fn quorum_lost_and_regained(version: Version) {
     is_registered(&owner, "a").await;
     is_registered(&owner, "b").await;
     assert_eq!(seen.since_mark().await, ["~a"]);
+    seen.still_hears(&owner).await;
     drop(client);
 }
 
@@ -261,6 +298,7 @@ async fn compaction_while_disconnected(version: Version) {
     seen.shows(&[("changed", 49), ("new", 1), ("same", 1)])
         .await;
     assert_eq!(seen.since_mark().await, ["+new", "-gone", "~changed"]);
+    seen.still_hears(&owner).await;
 }
 
 async fn lease_revoked_behind_our_back(version: Version) {
@@ -286,6 +324,7 @@ async fn lease_revoked_behind_our_back(version: Version) {
     assert_eq!(seen.since_mark().await, ["~b"]);
     let fresh = EtcdDiscovery::start(config(&cluster)).await.unwrap();
     Seen::by(&fresh).await.shows(&[("a", 1), ("b", 2)]).await;
+    seen.still_hears(&owner).await;
     drop(client);
 }
 
@@ -311,6 +350,7 @@ async fn key_deleted_behind_our_back(version: Version) {
     owner.register(web("a", 2)).await.unwrap();
     seen.shows(&[("a", 2), ("b", 1)]).await;
     assert_eq!(seen.since_mark().await, ["~a"]);
+    seen.still_hears(&owner).await;
     drop(client);
 }
 
@@ -344,6 +384,8 @@ async fn client_partitioned_longer_than_the_ttl_and_back(version: Version) {
     is_registered(&owner.etcd, "a").await;
     let changes = seen.since_mark().await;
     assert!(changes.iter().all(|change| change == "~a"), "{changes:?}");
+    seen.still_hears(&other).await;
+    others.still_hears(&other).await;
 }
 
 async fn auth_token_expiring_in_the_middle_of_a_watch(version: Version) {
@@ -412,7 +454,7 @@ async fn ten_thousand_subscriptions_leak_no_watch(version: Version) {
     let cluster = Cluster::start(Options::default().version(version))
         .await
         .unwrap();
-    let (_owner, client, seen) = a_and_b(&cluster).await;
+    let (owner, client, seen) = a_and_b(&cluster).await;
     let before = cluster.metric(0, WATCHERS).await.unwrap();
     let most = std::cell::Cell::new(0);
     let watch = |round: usize| {
@@ -446,6 +488,7 @@ async fn ten_thousand_subscriptions_leak_no_watch(version: Version) {
     }
     assert!(seen.view().is_live());
     assert_eq!(seen.since_mark().await, [""; 0]);
+    seen.still_hears(&owner).await;
 }
 
 async fn a_value_no_one_can_parse(version: Version) {
@@ -488,6 +531,7 @@ async fn a_value_no_one_can_parse(version: Version) {
     assert_eq!(seen.since_mark().await, ["~b"]);
     let fresh = EtcdDiscovery::start(config(&cluster)).await.unwrap();
     Seen::by(&fresh).await.shows(&[("a", 1), ("b", 2)]).await;
+    seen.still_hears(&owner).await;
 }
 
 async fn five_thousand_instances_in_one_service(version: Version) {

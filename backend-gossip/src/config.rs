@@ -1,6 +1,7 @@
 //! How the gossip backend is configured.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
@@ -129,6 +130,18 @@ pub struct GossipConfig {
     /// Too high: after a real loss of most of the cluster it goes on showing what is gone.
     #[serde(with = "config::duration")]
     pub loss_hold: Duration,
+
+    /// A folder where the member keeps what it needs at its next start: its generation, which then
+    /// rises even where the clock was set back, and where other members were, which it asks like
+    /// seeds. In options `state`. It is made where only it itself is missing, and needs
+    /// [`name`](Self::name), which its content belongs to. Default none: nothing is kept.
+    ///
+    /// So a member rejoins while no seed is up, and finds members that were lost for longer than
+    /// the others remember them. Up to 128 addresses are kept, and written at most every 10 s when
+    /// they have changed. Members may share a folder; one member should not run twice on it. A file
+    /// that is damaged is ignored, and said.
+    #[serde(rename = "state")]
+    pub state_dir: Option<PathBuf>,
 }
 
 impl Default for GossipConfig {
@@ -145,6 +158,7 @@ impl Default for GossipConfig {
             suspicion_multiplier: 4,
             leave_timeout: Duration::from_millis(500),
             loss_hold: Duration::from_secs(5 * 60),
+            state_dir: None,
         }
     }
 }
@@ -206,6 +220,9 @@ impl GossipConfig {
             config::check_name("name", name)?;
         }
         config::check_name("cluster", &self.cluster)?;
+        if let Some(folder) = &self.state_dir {
+            check_state_dir(folder, self.name.as_deref())?;
+        }
         for (field, value, range) in [
             ("join_wait", self.join_wait, Duration::ZERO..=60 * SECOND),
             (
@@ -257,6 +274,18 @@ fn options_of(url: &DiscoveryUrl) -> Result<Options> {
         options.set("cluster", url.path(), "the path of the url")?;
     }
     Ok(options)
+}
+
+fn check_state_dir(folder: &Path, name: Option<&str>) -> Result<()> {
+    let accepted = match name {
+        _ if folder.as_os_str().is_empty() => "the path of a folder",
+        None => "a folder together with name, whose state is kept in it",
+        Some(_) => return Ok(()),
+    };
+    Err(Error::invalid_config(format!(
+        "state \"{}\": accepted is {accepted}",
+        folder.display()
+    )))
 }
 
 fn parse_seed(seed: &str) -> Result<Address> {
@@ -315,7 +344,8 @@ mod tests {
         let read = config(
             "gossip://0.0.0.0:8000/prod?advertise=10.0.0.7&join=10.0.0.5&join=seed,[::1]:1\
              &name=web-1&join_wait=0s&probe_interval=200ms&probe_timeout=100ms\
-             &suspicion_multiplier=5&leave_timeout=1s&loss_hold=1m",
+             &suspicion_multiplier=5&leave_timeout=1s&loss_hold=1m\
+             &state=/var/lib/web,1",
         );
         let expected = GossipConfig {
             bind: "0.0.0.0:8000".parse().unwrap(),
@@ -329,6 +359,7 @@ mod tests {
             suspicion_multiplier: 5,
             leave_timeout: Duration::from_secs(1),
             loss_hold: Duration::from_secs(60),
+            state_dir: Some("/var/lib/web,1".into()),
         };
         assert_eq!(read, expected);
         let seeds: Vec<_> = read
@@ -413,10 +444,19 @@ mod tests {
                 "gossip: probe_timeout 1s: accepted is less than probe_interval, which is 1s",
             ),
             (
+                "gossip://?state=/tmp",
+                "gossip: state \"/tmp\": accepted is a folder together with name, whose state is \
+                 kept in it",
+            ),
+            (
+                "gossip://?state=&name=a",
+                "gossip: state \"\": accepted is the path of a folder",
+            ),
+            (
                 "gossip://?seed=a",
                 "gossip: unknown option \"seed\": accepted are bind, advertise, join, name, \
                  cluster, join_wait, probe_interval, probe_timeout, suspicion_multiplier, \
-                 leave_timeout, loss_hold",
+                 leave_timeout, loss_hold, state",
             ),
         ] {
             assert_eq!(error(url), text);

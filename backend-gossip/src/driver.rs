@@ -6,6 +6,7 @@
 //! callers answered once, at the end of the turn, in this order: who has an answer finds it in the
 //! views.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ use crate::engine::{Engine, Event, Identity, MemberInfo, MemberState, Route};
 use crate::link::{LinkEvent, Links};
 use crate::net::Net;
 use crate::resolve::{Resolution, Seeds};
+use crate::state_dir::StateDir;
 use crate::status::Board;
 use crate::watch::Watches;
 
@@ -59,6 +61,9 @@ pub(crate) struct Driver {
     net: Net,
     links: Links,
     seeds: Seeds,
+    /// The seeds' addresses, as they resolved last.
+    resolved: Vec<SocketAddr>,
+    state: StateDir,
     engine: Engine,
     watches: Watches,
     board: Arc<Board>,
@@ -96,6 +101,7 @@ enum Wake {
 pub(crate) struct Parts {
     pub(crate) net: Net,
     pub(crate) seeds: Seeds,
+    pub(crate) state: StateDir,
     pub(crate) engine: Engine,
     pub(crate) publisher: Publisher,
     pub(crate) board: Arc<Board>,
@@ -113,6 +119,8 @@ impl Driver {
             links: Links::new(),
             watches: Watches::new(parts.publisher, parts.engine.freshness()),
             seeds: parts.seeds,
+            resolved: Vec::new(),
+            state: parts.state,
             engine: parts.engine,
             board: parts.board,
             answers: Vec::new(),
@@ -122,11 +130,8 @@ impl Driver {
             life: Life::Open,
             commands: parts.commands,
         };
-        if let Some(resolution) = resolution {
-            driver.meet(now, &resolution);
-        } else if driver.seeds.is_empty() {
-            driver.engine.handle_seeds(now, &[]);
-        }
+        driver.resolved = resolution.unwrap_or_default().addresses;
+        driver.meet(now);
         driver.drain(now);
         driver.refresh();
         driver.settle();
@@ -159,6 +164,7 @@ impl Driver {
         }
         self.net.flush();
         self.links.shutdown().await;
+        self.state.close(&self.engine).await;
     }
 
     /// One turn; answers whether it left something of the kind for the next.
@@ -169,13 +175,15 @@ impl Driver {
             Wake::Datagrams => self.exchange_datagrams(now, &mut room),
             Wake::Connection(stream) => self.links.accept(now, stream),
             Wake::Link(event) => self.take_link_events(now, event, &mut room),
-            Wake::Seeds(resolution) => self.meet(now, &resolution),
+            Wake::Seeds(resolution) => self.take_seeds(now, resolution),
             Wake::Command(Some(command)) => self.take_commands(now, command, &mut room),
             Wake::Command(None) => self.leave(now),
             Wake::Timer => {}
         }
-        // In every turn, so that timers are as punctual as the turns are short.
+        // In every turn, so that timers are as punctual as the turns are short; and after what is
+        // there to be read, so that no answer counts as missing because this task was late.
         if self.engine.poll_timeout().is_some_and(|due| due <= now) {
+            self.exchange_datagrams(now, &mut room);
             self.engine.handle_timeout(now);
         }
         self.drain(now);
@@ -267,23 +275,45 @@ impl Driver {
                 self.answer(reply, ());
             }
             #[cfg(feature = "fault-injection")]
-            Command::Crash => self.life = Life::Over,
+            Command::Crash => {
+                self.state = StateDir::default();
+                self.life = Life::Over;
+            }
         }
     }
 
-    /// Gives the engine the seeds' addresses, without this member's own.
-    fn meet(&mut self, now: Instant, resolution: &Resolution) {
-        let address = self.engine.identity().address;
-        let others = resolution.addresses.iter().copied();
-        let others: Vec<_> = others
-            .filter(|seed| *seed != address && !self.net.is_own(*seed))
-            .collect();
-        debug!(?others, "seeds resolved");
-        // To the engine an empty list says that there are no seeds; not that none resolves.
+    fn take_seeds(&mut self, now: Instant, resolution: Resolution) {
+        debug!(addresses = ?resolution.addresses, "seeds resolved");
         if !resolution.addresses.is_empty() {
+            self.resolved = resolution.addresses;
+        }
+        self.meet(now);
+        self.refresh();
+    }
+
+    /// Gives the engine whom to ask: the seeds, and some of the members that are known from before,
+    /// without this member itself.
+    fn meet(&mut self, now: Instant) {
+        let joined = self.engine.is_joined();
+        let unresolved = self.resolved.is_empty() && !self.seeds.is_empty();
+        let seeds = self.others(&self.resolved);
+        // To the engine an empty list says that there is nobody to wait for.
+        if !joined && seeds.is_empty() && !unresolved && !self.state.expects_members() {
+            self.engine.handle_seeds(now, &[]);
+        }
+        let known = self.others(&self.state.candidates(joined));
+        let others = [seeds, known].concat();
+        if !others.is_empty() {
             self.engine.handle_seeds(now, &others);
         }
-        self.refresh();
+    }
+
+    fn others(&self, addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+        let own = self.engine.identity().address;
+        let others = addresses.iter().copied();
+        others
+            .filter(|address| *address != own && !self.net.is_own(*address))
+            .collect()
     }
 
     fn leave(&mut self, now: Instant) {
@@ -293,14 +323,18 @@ impl Driver {
 
     /// Takes all outputs of the engine.
     fn drain(&mut self, now: Instant) {
-        while let Some(transmit) = self.engine.poll_transmit() {
-            match transmit.route {
-                Route::Datagram(to) => self.net.send(to, transmit.frame),
-                Route::Link(to) => self.links.send(now, to, &transmit.frame),
-                Route::Reply(link) => self.links.reply(now, link, &transmit.frame),
+        loop {
+            while let Some(transmit) = self.engine.poll_transmit() {
+                match transmit.route {
+                    Route::Datagram(to) => self.net.send(to, transmit.frame),
+                    Route::Link(to) => self.links.send(now, to, &transmit.frame),
+                    Route::Reply(link) => self.links.reply(now, link, &transmit.frame),
+                }
             }
-        }
-        while let Some(event) = self.engine.poll_event() {
+            // Noting one may make the engine send.
+            let Some(event) = self.engine.poll_event() else {
+                return;
+            };
             self.note(now, event);
         }
     }
@@ -315,6 +349,7 @@ impl Driver {
                     let _ = joined.send(());
                 }
             }
+            Event::SeedsWanted if self.seeds.is_empty() => self.meet(now),
             Event::SeedsWanted => self.seeds.resolve(),
             Event::Sentinels(addresses) => self.links.keep(now, addresses),
             Event::Superseded(key) => {
@@ -326,7 +361,10 @@ impl Driver {
                 warn!(%by, %renamed, "another member has this name; going on under a new one");
                 self.board.renamed(self.engine.identity().clone());
             }
-            Event::Member { member, state } => log_member(&member, state),
+            Event::Member { member, state } => {
+                self.state.touch();
+                log_member(&member, state);
+            }
         }
     }
 
@@ -348,6 +386,7 @@ impl Driver {
             self.next_sweep = now + SWEEP_INTERVAL;
             self.board.crash_bound(self.engine.crash_bound());
             self.links.tend(now);
+            self.state.tend(now, &self.engine);
             self.watches.sweep();
             // It grows with what the network loses.
             self.board.crash_bound(self.engine.crash_bound());
@@ -367,7 +406,8 @@ impl Driver {
 
     /// When the next turn is due at the latest.
     fn due(&self) -> Option<Instant> {
-        let sweep = self.links.want_tending() || !self.watches.is_empty();
+        let sweep =
+            self.links.want_tending() || self.state.wants_tending() || !self.watches.is_empty();
         let leave = match self.life {
             Life::Leaving(until) => Some(until),
             Life::Open | Life::Over => None,

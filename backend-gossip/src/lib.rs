@@ -65,6 +65,9 @@ pub use net::NetStats;
 mod resolve;
 use resolve::Seeds;
 
+mod state_dir;
+use state_dir::StateDir;
+
 mod status;
 use status::Board;
 
@@ -88,9 +91,9 @@ const STALE_PROBES: u32 = 7;
 ///
 /// # How far things have travelled
 /// When `register`, `health` or `deregister` returns, this member has taken it over and watches of
-/// this handle show it; the packets that tell the others leave in the same moment. `close` returns
-/// once some of the others have confirmed the leave, or after
-/// [`leave_timeout`](GossipConfig::leave_timeout).
+/// this handle show it; the packets that tell the others leave milliseconds later. While nobody is
+/// heard, registrations are pending. `close` returns once some of the others have confirmed the
+/// leave, or after [`leave_timeout`](GossipConfig::leave_timeout); it doesn't fail.
 ///
 /// # Dropping
 /// A handle that is dropped without `close` leaves in the background, as long as the runtime lives
@@ -126,7 +129,8 @@ impl GossipDiscovery {
     ///
     /// # Errors
     /// [`InvalidConfig`](tidings_api::ErrorKind::InvalidConfig) naming the field that is out of
-    /// range, or an address to bind to that is not this machine's;
+    /// range, an address to bind to that is not this machine's, or a state folder that can't be
+    /// written to;
     /// [`Unavailable`](tidings_api::ErrorKind::Unavailable) where its port is in use.
     pub async fn start(config: GossipConfig) -> Result<Self> {
         config.validate()?;
@@ -138,6 +142,17 @@ impl GossipDiscovery {
                    what is registered");
         }
 
+        let generated = || InstanceId::generate().to_string();
+        let name: Arc<str> = config.name.clone().unwrap_or_else(generated).into();
+        let (state, generation) = match &config.state_dir {
+            Some(folder) => StateDir::open(folder, &config.cluster, &name).await,
+            None => Ok((
+                StateDir::default(),
+                Generation::after(Generation::default()),
+            )),
+        }
+        .map_err(|error| error.with_backend(BACKEND))?;
+
         let enough = Instant::now() + config.join_wait;
         let resolution = if seeds.is_empty() {
             None
@@ -148,7 +163,13 @@ impl GossipDiscovery {
         let resolved = resolution
             .as_ref()
             .map_or(&[][..], |found| &found.addresses);
-        let identity = identity(&config, local, resolved);
+        let known = state.candidates(false);
+        let address = address(&config, local, resolved.iter().chain(&known));
+        let identity = Identity {
+            name,
+            generation,
+            address,
+        };
         info!(name = %identity.name, address = %identity.address, %local, "member started");
 
         let (joined, first_answer) = oneshot::channel();
@@ -159,6 +180,7 @@ impl GossipDiscovery {
         let parts = Parts {
             net,
             seeds,
+            state,
             engine,
             publisher: publisher.clone(),
             board: board.clone(),
@@ -279,17 +301,16 @@ impl Discovery for GossipDiscovery {
     }
 }
 
-fn identity(config: &GossipConfig, local: SocketAddr, seeds: &[SocketAddr]) -> Identity {
-    let generated = || InstanceId::generate().to_string();
-    let address = match config.advertise {
+/// Where the others reach this member.
+fn address<'a>(
+    config: &GossipConfig,
+    local: SocketAddr,
+    others: impl Iterator<Item = &'a SocketAddr>,
+) -> SocketAddr {
+    match config.advertise {
         Some(advertise) if advertise.port() == 0 => (advertise.ip(), local.port()).into(),
         Some(advertise) => advertise,
-        None => net::reachable_addr(local, seeds),
-    };
-    Identity {
-        name: config.name.clone().unwrap_or_else(generated).into(),
-        generation: Generation::after(Generation::default()),
-        address,
+        None => net::reachable_addr(local, &others.copied().collect::<Vec<_>>()),
     }
 }
 

@@ -309,6 +309,8 @@ fn canonical(addr: SocketAddr) -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use tokio::time::timeout;
 
     use super::*;
@@ -343,7 +345,9 @@ mod tests {
                 _ => (&mut v4, &mut all),
             };
             sender.send(to_addr, b"hello".to_vec());
+            let deadline = Instant::now() + Duration::from_secs(30);
             let seen = loop {
+                assert!(Instant::now() < deadline, "nothing arrives");
                 sender.flush();
                 let _ = timeout(Duration::from_millis(5), receiver.ready()).await;
                 if let Some((from, bytes)) = receiver.receive() {

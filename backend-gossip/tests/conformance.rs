@@ -118,6 +118,7 @@ impl Fixture for GossipFixture {
                 ("suspicion_multiplier", "0"),
                 ("leave_timeout", "1000000y"),
                 ("loss_hold", "-1s"),
+                ("state", "/tmp"),
             ],
             secrets: Vec::new(),
         })

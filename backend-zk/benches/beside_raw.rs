@@ -1,6 +1,10 @@
 //! What the backend costs beside plain `zookeeper-client`, in the same run against the same server.
 //!
 //! `cargo bench -p tidings-zk`; prints both sides and their ratio.
+//!
+//! Found on two cores, which the server shares, in one run: register → seen elsewhere takes 1.08 of
+//! the raw sequence (0.98 ms, target 1.3). Registrations at 64 in flight reach 0.61 of raw creations
+//! (8,900 a second, target 0.8, not met): each is a creation and a request that guards its node.
 #![allow(clippy::unwrap_used, reason = "a benchmark ends where something fails")]
 #![allow(clippy::print_stdout, reason = "what it is for")]
 

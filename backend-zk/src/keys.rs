@@ -18,7 +18,9 @@ pub(crate) enum Place {
     Base,
     Service(ServiceName),
     Instance(InstanceKey),
-    /// Outside, deeper, or with a name that no instance or service has.
+    /// A child of a service's node, with a name that no instance has.
+    Unnamed(ServiceName),
+    /// Outside, deeper, or with a name that no service has.
     Elsewhere,
 }
 
@@ -66,7 +68,11 @@ impl Keys {
             None => None,
             Some(below) => match below.split_once('/') {
                 None => ServiceName::new(below).ok().map(Place::Service),
-                Some((service, name)) => instance_key(service, name).map(Place::Instance),
+                Some((_, name)) if name.is_empty() || name.contains('/') => None,
+                Some((service, name)) => ServiceName::new(service).ok().map(|service| {
+                    let key = Self::child(&service, name);
+                    key.map_or(Place::Unnamed(service), Place::Instance)
+                }),
             },
         };
         place.unwrap_or(Place::Elsewhere)
@@ -81,10 +87,6 @@ impl Keys {
         };
         Some(InstanceKey::new(service.clone(), InstanceId::new(id).ok()?))
     }
-}
-
-fn instance_key(service: &str, name: &str) -> Option<InstanceKey> {
-    Keys::child(&ServiceName::new(service).ok()?, name)
 }
 
 #[cfg(test)]
@@ -115,11 +117,15 @@ mod tests {
             keys.place("/services/web"),
             Place::Service("web".parse().unwrap())
         );
+        assert_eq!(
+            keys.place("/services/web/a b"),
+            Place::Unnamed("web".parse().unwrap())
+        );
         for path in [
             "/",
             "/services2/web",
             "/services/-web",
-            "/services/web/a b",
+            "/services/-web/a b",
             "/services/web/a/b",
             "/services/web/",
         ] {

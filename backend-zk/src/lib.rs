@@ -65,7 +65,7 @@ use self::departures::Departures;
 use self::error::{BACKEND, Failure};
 use self::keys::Keys;
 use self::owner::Owner;
-use self::registration::{Call, Registrations};
+use self::registration::{Call, Registrations, Turns};
 use self::session::{Keeper, Line, Link};
 use self::tasks::Tasks;
 
@@ -93,6 +93,7 @@ pub(crate) struct Shared {
     registrations: Registrations,
     watches: watch::Watches,
     in_flight: Semaphore,
+    turns: Turns,
     unreadable: AtomicU64,
     tasks: Tasks,
 }
@@ -137,6 +138,7 @@ impl ZkDiscovery {
                 registrations: Registrations::new(encoder),
                 watches: watch::Watches::default(),
                 in_flight: Semaphore::new(IN_FLIGHT_MAX),
+                turns: Turns::default(),
                 unreadable: AtomicU64::new(0),
                 tasks: Tasks::new(),
                 config,

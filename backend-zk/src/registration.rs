@@ -16,7 +16,7 @@ use tidings_api::{
 };
 use tokio::sync::{oneshot, watch};
 
-pub(crate) use self::worker::work;
+pub(crate) use self::worker::{Turns, work};
 use crate::content::Encoder;
 use crate::error::BACKEND;
 
@@ -256,19 +256,22 @@ impl Registrations {
         })
     }
 
-    /// The server has what was wanted at `revision`.
-    fn settled(&self, key: &InstanceKey, revision: u64) {
+    /// The server has what was wanted by `job`.
+    fn settled(&self, key: &InstanceKey, job: &Job) {
         let mut entries = self.lock();
         let Some(entry) = find(&mut entries, key) else {
             return;
         };
-        entry.fresh = false;
-        entry.refused = false;
-        entry.was_registered |= entry.wanted == Wanted::Offered;
-        if entry.revision == revision {
+        // It may have been taken back and offered anew meanwhile, of which the server knows nothing.
+        if entry.instance.generation() == job.instance.generation() {
+            entry.fresh = false;
+            entry.refused = false;
+            entry.was_registered |= entry.wanted == Wanted::Offered;
+        }
+        if entry.revision == job.revision {
             entry.registration = Registration::Registered;
         }
-        entry.answer(revision, &Ok(()));
+        entry.answer(job.revision, &Ok(()));
     }
 
     /// It is tried again later; whoever waits need not any more.

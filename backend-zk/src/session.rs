@@ -189,7 +189,7 @@ impl Keeper {
             };
             match client {
                 Ok(client) => {
-                    backoff.reset();
+                    let made = Instant::now();
                     let ended = tokio::select! {
                         () = &mut stop => None,
                         ended = self.follow(client.clone()) => Some(ended),
@@ -199,6 +199,15 @@ impl Keeper {
                     };
                     tracing::info!(session = %client.session_id(), state = %ended, "session ended");
                     self.last = (ended == zk::SessionState::Expired).then(|| client.into_session());
+                    if made.elapsed() >= self.config.session_timeout {
+                        backoff.reset();
+                        continue;
+                    }
+                    // Its time can't have been up: somebody ends our sessions, and may do so again.
+                    tokio::select! {
+                        () = &mut stop => return self.end(None).await,
+                        () = tokio::time::sleep(backoff.pause()) => {}
+                    }
                 }
                 Err(error) => {
                     self.down(&format!("can't connect: {}", chain(&error)));

@@ -3,6 +3,7 @@
 
 mod support;
 
+#[cfg(any(feature = "tls", feature = "sasl"))]
 use std::time::Duration;
 
 use tidings_api::{Discovery, DiscoveryExt, ErrorKind, Instance};

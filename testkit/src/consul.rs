@@ -165,6 +165,12 @@ impl Agent {
         self.process.as_mut().is_some_and(Process::is_running)
     }
 
+    /// What it has logged since it was first started: warnings and errors.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
     /// Kills it; its data stays, unless it is a [`Role::Dev`].
     pub fn kill(&mut self) {
         self.process = None;
@@ -192,9 +198,8 @@ impl Agent {
     /// As [`start`](Self::start).
     pub async fn restart(&mut self) -> Result<()> {
         if self.process.is_none() {
-            let log = self.folder.path().join("log");
             let arguments = self.arguments()?;
-            self.process = Some(Process::start(program()?, &arguments, &log)?);
+            self.process = Some(Process::start(program()?, &arguments, &self.log_file())?);
         }
         self.ready().await
     }
@@ -232,6 +237,10 @@ impl Agent {
         self.process
             .as_ref()
             .ok_or_else(|| "the agent does not run".into())
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.path().join("log")
     }
 
     fn data(&self) -> PathBuf {
@@ -313,37 +322,44 @@ impl Agent {
     async fn ready(&mut self) -> Result<()> {
         let start = Instant::now();
         loop {
-            if self.is_ready().await.unwrap_or(false) {
-                return Ok(());
-            }
+            let missing = match self.missing().await {
+                Ok(None) => return Ok(()),
+                Ok(Some(missing)) => missing.to_owned(),
+                Err(error) => error.to_string(),
+            };
             let process = self.process.as_mut().ok_or("the agent does not run")?;
             if !process.is_running() {
                 return Err(format!("consul ended: {}", process.log_tail()).into());
             }
             if start.elapsed() > READY_TIME_MAX {
-                return Err(format!("consul has no leader: {}", process.log_tail()).into());
+                let log = process.log_tail();
+                return Err(format!("consul is not ready, {missing}: {log}").into());
             }
             tokio::time::sleep(READY_POLL_INTERVAL).await;
         }
     }
 
+    /// What it takes until it is ready.
+    ///
     /// A leader alone is not enough: writes may still fail. Nor is that: what happens in the agent
     /// itself, such as a TTL that runs out, is not passed on before it has once passed on all it
     /// has. Its node's metadata is a part of that.
-    async fn is_ready(&self) -> Result<bool> {
+    async fn missing(&self) -> Result<Option<&'static str>> {
         let leader = self.call("GET", "/v1/status/leader", "").await?;
         let ready = format!("/v1/kv/ready/{}", self.name);
-        if leader.len() <= 2 || self.call("PUT", &ready, "1").await?.trim() != "true" {
-            return Ok(false);
+        if leader.len() <= 2 {
+            return Ok(Some("there is no leader"));
+        }
+        if self.call("PUT", &ready, "1").await?.trim() != "true" {
+            return Ok(Some("nothing can be written"));
         }
         if self.options.acl.is_some_and(|policy| policy != "allow") {
-            return Ok(true);
+            return Ok(None);
         }
         let node = format!("/v1/catalog/node/{}", self.name);
-        Ok(self
-            .call("GET", &node, "")
-            .await?
-            .contains("\"consul-network-segment\""))
+        let found = self.call("GET", &node, "").await?;
+        let synced = found.contains("\"consul-network-segment\"");
+        Ok((!synced).then_some("it has not passed on what it has"))
     }
 }
 
@@ -392,6 +408,31 @@ pub fn version() -> Result<(u32, u32)> {
     let mut next = || parts.next().and_then(|part| part.parse().ok());
     let version = next().zip(next());
     version.ok_or_else(|| format!("consul's version can't be read: {text}").into())
+}
+
+/// Asks the DNS server at `address` with dig for what `name` has of a `kind` (`A`, `SRV`), and returns
+/// the data of each record.
+///
+/// # Errors
+/// Where dig isn't installed, or has no answer.
+pub fn dig(address: SocketAddr, name: &str, kind: &str) -> Result<Vec<String>> {
+    let program = match env!("TESTKIT_DIG") {
+        "" => return Err("dig is not installed".into()),
+        path => Path::new(path),
+    };
+    let output = Command::new(program)
+        .args([
+            &format!("@{}", address.ip()),
+            "-p",
+            &address.port().to_string(),
+        ])
+        .args(["+short", "+time=3", "+tries=5", name, kind])
+        .output()?;
+    let text = String::from_utf8(output.stdout)?;
+    if !output.status.success() {
+        return Err(format!("dig {name} {kind}: {}: {}", output.status, text.trim()).into());
+    }
+    Ok(text.lines().map(str::to_owned).collect())
 }
 
 fn program() -> Result<&'static Path> {

@@ -9,6 +9,7 @@
 //! | [`consul`] | a Consul agent: server or client, with access lists and TLS |
 //! | [`etcd`] | etcd 3.4 and 3.5, one member or three, with TLS and users |
 //! | [`zookeeper`] | ZooKeeper 3.8, one server or three, with TLS and SASL; Apache Curator |
+//! | [`go`] | programs in Go that use etcd's official client |
 //! | [`process`] | a child process: kill, pause, resume |
 //! | [`proxy`] | a TCP proxy between a client and a server, for partitions and delays |
 //! | [`ports`] | free ports |
@@ -18,11 +19,13 @@
 //! `CONSUL` say, and in `$TIDINGS_SERVERS` (`/opt/tidings-servers`, where
 //! `scripts/install-servers.sh` puts them) `consul`, and etcd 3.5 unless `ETCD_3_5` says where it is.
 //! ZooKeeper and Curator are the jars of Debian's packages, or where `ZOOKEEPER_3_8` and `CURATOR`
-//! say, with `java` in the `PATH` or where `JAVA` says. Tests of a server that isn't there are
+//! say, with `java` in the `PATH` or where `JAVA` says. etcd's client for Go is the source of Debian's
+//! package, or where `GO_NAMING` says, with `go` in the `PATH` or where `GO` says. Tests of a server that isn't there are
 //! ignored, with the reason, by [`server_tests!`].
 
 pub mod consul;
 pub mod etcd;
+pub mod go;
 pub mod ports;
 pub mod process;
 pub mod proxy;

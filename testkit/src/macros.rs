@@ -2,7 +2,7 @@
 
 /// Makes asynchronous tests of functions, ignored where the server isn't there:
 ///
-/// ```ignore
+/// ```text
 /// tidings_testkit::server_tests! { etcd_3_4:
 ///     async fn absent_at_start() { … }
 /// }
@@ -10,8 +10,10 @@
 #[macro_export]
 macro_rules! server_tests {
     (consul: $($tests:tt)*) => { $crate::__with_consul! { $($tests)* } };
+    (consul_and_dig: $($tests:tt)*) => { $crate::__with_consul_and_dig! { $($tests)* } };
     (etcd_3_4: $($tests:tt)*) => { $crate::__with_etcd_3_4! { $($tests)* } };
     (etcd_3_5: $($tests:tt)*) => { $crate::__with_etcd_3_5! { $($tests)* } };
+    (go_naming: $($tests:tt)*) => { $crate::__with_go_naming! { $($tests)* } };
     (zookeeper_3_8: $($tests:tt)*) => { $crate::__with_zookeeper_3_8! { $($tests)* } };
     (curator: $($tests:tt)*) => { $crate::__with_curator! { $($tests)* } };
 }
@@ -52,8 +54,8 @@ macro_rules! define {
         #[doc(hidden)]
         #[macro_export]
         macro_rules! $suite {
-                    ($d conformance:ident, $d name:ident, $d fixture:ty) => {
-                        $d conformance::suite!($d name, $d fixture);
+                    ($d conformance:ident, $d name:ident, $d fixture:ty $d(, $d($d more:tt)+)?) => {
+                        $d conformance::suite!($d name, $d fixture $d(, $d($d more)+)?);
                     };
                 }
 
@@ -62,7 +64,7 @@ macro_rules! define {
         #[doc(hidden)]
         #[macro_export]
         macro_rules! $suite {
-            ($d conformance:ident, $d name:ident, $d fixture:ty) => {
+            ($d conformance:ident, $d name:ident, $d fixture:ty $d(, $d($d more:tt)+)?) => {
                 mod $d name {
                     #[allow(unused_imports)]
                     use super::*;
@@ -94,12 +96,20 @@ macro_rules! define {
 
 define!($ have_consul, __with_consul, __suite_consul, __ignored_consul, "consul is not installed");
 define!(
+    $ all(have_consul, have_dig), __with_consul_and_dig, __suite_consul_and_dig,
+    __ignored_consul_and_dig, "consul or dig (Debian: bind9-dnsutils) is not installed"
+);
+define!(
     $ have_etcd_3_4, __with_etcd_3_4, __suite_etcd_3_4, __ignored_etcd_3_4,
     "etcd 3.4 is not installed"
 );
 define!(
     $ have_etcd_3_5, __with_etcd_3_5, __suite_etcd_3_5, __ignored_etcd_3_5,
     "etcd 3.5 is not installed"
+);
+define!(
+    $ have_go_naming, __with_go_naming, __suite_go_naming, __ignored_go_naming,
+    "Go and etcd's client for it are not installed"
 );
 define!(
     $ have_zookeeper_3_8, __with_zookeeper_3_8, __suite_zookeeper_3_8, __ignored_zookeeper_3_8,
@@ -111,7 +121,8 @@ define!(
 );
 
 /// The conformance suite on a fixture that needs a server, ignored where that isn't there:
-/// `server_suite!(etcd_3_4, tidings_conformance, name_of_the_module, Fixture)`.
+/// `server_suite!(etcd_3_4, tidings_conformance, name_of_the_module, Fixture)`, and behind that what
+/// `suite!` takes behind a fixture.
 #[macro_export]
 macro_rules! server_suite {
     (consul, $($suite:tt)*) => { $crate::__suite_consul! { $($suite)* } };

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 
 use http::HeaderValue;
 use tidings_api::{ErrorKind, Result};
@@ -17,6 +17,8 @@ const FILE_BYTES_MAX: u64 = 64 * 1024;
 pub(super) struct Token {
     value: RwLock<Option<HeaderValue>>,
     file: Option<PathBuf>,
+    /// Why the file could not be used when it was last read, to be logged once.
+    complaint: Mutex<Option<String>>,
 }
 
 impl Token {
@@ -28,6 +30,7 @@ impl Token {
         let token = Self {
             value: RwLock::new(value),
             file: config.token_file.clone(),
+            complaint: Mutex::default(),
         };
         token.reload();
         Ok(token)
@@ -53,13 +56,21 @@ impl Token {
                 fs::read_to_string(file).map_err(|cause| cause.to_string())
             })
             .and_then(|text| header(text.trim()).map_err(|error| error.to_string()));
+        let mut complaint = self
+            .complaint
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let new = match read {
             Ok(new) => new,
             Err(cause) => {
-                warn!(file = %file.display(), %cause, "the token file can't be used");
+                if complaint.as_ref() != Some(&cause) {
+                    warn!(file = %file.display(), cause, "the token file can't be used");
+                    *complaint = Some(cause);
+                }
                 return false;
             }
         };
+        *complaint = None;
         let mut value = self.value.write().unwrap_or_else(PoisonError::into_inner);
         let changed = value.as_ref() != Some(&new);
         if changed {

@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use etcd_client::{
-    Compare, CompareOp, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse,
-};
+use etcd_client::KeyValue;
 use tidings_api::Instance;
-use tokio::time::Instant;
 
 use super::Owner;
 use crate::error::Fault;
 use crate::value::Stored;
+use crate::writes::{Write, Written};
 
 /// One value of this handle in etcd.
 #[derive(Debug, PartialEq)]
@@ -20,58 +18,33 @@ pub(super) struct Known {
     pub(super) value: Vec<u8>,
 }
 
-/// What a transaction on the key answered.
-pub(super) enum Written {
-    /// It is written, at this revision.
-    At(i64),
-    /// Nothing is written: this stands there.
-    Found(Option<KeyValue>),
-}
-
 impl Owner {
-    pub(super) async fn write(
+    pub(super) async fn put(
         &mut self,
         expected: i64,
         value: &[u8],
         lease: i64,
     ) -> Result<Written, Fault> {
-        let options = PutOptions::new().with_lease(lease);
-        let put = TxnOp::put(self.raw.clone(), value, Some(options));
-        self.transaction(expected, put).await
+        let value = value.to_vec();
+        self.write(expected, Write::Put { value, lease }).await
     }
 
-    /// Does `operation` if the key was last written at revision `expected` (0: if it isn't there),
-    /// and reads it otherwise. It may arrive more than once: the second time it only reads.
-    pub(super) async fn transaction(
-        &mut self,
-        expected: i64,
-        operation: TxnOp,
-    ) -> Result<Written, Fault> {
-        let raw = &self.raw;
-        let unchanged = Compare::mod_revision(raw.clone(), CompareOp::Equal, expected);
-        let txn = Txn::new()
-            .when([unchanged])
-            .and_then([operation])
-            .or_else([TxnOp::get(raw.clone(), None)]);
-        let _permit = self.context.writes.acquire().await;
-        let sent = Instant::now();
-        let answer = self
-            .context
-            .link
-            .call(|client| {
-                let (mut kv, txn) = (client.kv_client(), txn.clone());
-                async move { kv.txn(txn).await }
-            })
-            .await;
-        // Some try may have got no answer, though the last one did.
-        self.uncertain |= sent.elapsed() >= self.context.link.timing().answer
-            || matches!(answer, Err(Fault::Unreachable(_)));
-        Ok(Written::from(answer?))
+    pub(super) async fn delete(&mut self, expected: i64) -> Result<Written, Fault> {
+        self.write(expected, Write::Delete).await
+    }
+
+    /// Writes if the key was last written at revision `expected` (0: if it isn't there), and reads
+    /// it otherwise.
+    async fn write(&mut self, expected: i64, write: Write) -> Result<Written, Fault> {
+        let writes = &self.context.writes;
+        let answer = writes.write(self.raw.clone(), expected, write).await;
+        self.uncertain |= answer.is_uncertain;
+        answer.written
     }
 
     /// What stands under the key, and at which revision that was read.
     pub(super) async fn get(&self) -> Result<(Option<KeyValue>, i64), Fault> {
-        let _permit = self.context.writes.acquire().await;
+        let _permit = self.context.reads.acquire().await;
         let raw = &self.raw;
         let mut answer = self
             .context
@@ -110,19 +83,5 @@ impl From<&KeyValue> for Known {
             lease: kv.lease(),
             value: kv.value().to_vec(),
         }
-    }
-}
-
-impl From<TxnResponse> for Written {
-    fn from(answer: TxnResponse) -> Self {
-        if answer.succeeded() {
-            let header = answer.header();
-            return Self::At(header.map_or(0, etcd_client::ResponseHeader::revision));
-        }
-        let found = answer.op_responses().into_iter().find_map(|op| match op {
-            TxnOpResponse::Get(mut get) => get.take_kvs().pop(),
-            _ => None,
-        });
-        Self::Found(found)
     }
 }

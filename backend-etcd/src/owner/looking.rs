@@ -19,7 +19,7 @@ impl Owner {
         let expected = self.known.as_ref().map(|known| known.revision);
         let mut vanished = false;
         match &found {
-            Some(kv) if Some(kv.mod_revision()) == expected => {}
+            Some(kv) if self.known == Some(Known::from(kv)) => {}
             Some(kv) if self.is_own(kv) => self.known = Some(Known::from(kv)),
             Some(kv) => {
                 self.known = None;

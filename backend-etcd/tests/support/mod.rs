@@ -62,6 +62,8 @@ pub(crate) fn config(cluster: &Cluster) -> EtcdConfig {
         .map(ToString::to_string)
         .collect();
     config.ttl = TTL;
+    // So that tests with two registrations have some that hang on different ones.
+    config.leases = 2;
     config
 }
 
@@ -182,6 +184,13 @@ impl Seen {
                 && numbers.all(|(id, number)| number_in(view, id) == Some(*number))
         };
         self.wait(&format!("it shows {expected:?}"), all).await;
+    }
+
+    /// Waits until it shows what `owner` registers now: whatever happened, it still follows etcd.
+    pub(crate) async fn still_hears(&self, owner: &EtcdDiscovery) {
+        owner.register(web("later", 1)).await.unwrap();
+        let later = |view: &View| view.is_live() && view.get(&key("later")).is_some();
+        self.wait("what is registered later", later).await;
     }
 
     pub(crate) async fn is_stale(&self) {

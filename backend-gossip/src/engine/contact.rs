@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use tidings_api::Freshness;
 
-use super::member::MemberState;
+use super::member::{Member, MemberState};
 use super::timer::Timer;
 use super::{Engine, Event};
 
@@ -30,6 +30,14 @@ const MISSED_PROBES: u32 = 30;
 /// partition takes a while to show how large it is.
 const SILENT_MANY: usize = 3;
 
+/// Others that are checked before one of several silent members is convicted: in a cluster of a dozen
+/// nearly all, so that the smaller side of a partition knows that it is the smaller one; in a large
+/// one, where suspicions of hundreds add up anyway, enough to be likely to find more.
+const LOOK_WIDE: usize = 8;
+
+/// Probe intervals for which such a look counts.
+const LOOK_PROBES: u32 = 2;
+
 /// What this member hears.
 #[derive(Debug)]
 pub(super) struct Contact {
@@ -40,6 +48,8 @@ pub(super) struct Contact {
     cut_off: Option<CutOff>,
     /// Who died lately of silence, and when.
     deaths: VecDeque<(Instant, u64)>,
+    /// When others were checked last before a conviction.
+    looked: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +67,7 @@ impl Contact {
             listening: now,
             cut_off: None,
             deaths: VecDeque::new(),
+            looked: None,
         }
     }
 }
@@ -115,11 +126,38 @@ impl Engine {
             return;
         }
         if cut_off.is_none() {
-            self.restart_suspicions(now);
+            // Who was accused meanwhile couldn't hear it, and has to, to be able to refute.
+            for (id, incarnation) in self.restart_suspicions(now) {
+                self.check_suspect(now, id, incarnation);
+            }
         }
         if self.is_joined() {
             self.events.push_back(Event::Freshness(self.freshness()));
         }
+    }
+
+    /// Where several are silent, checks a few others before any of them is convicted; answers when
+    /// that is over, while it isn't. Failing probes come ever more slowly, so that a member may not
+    /// know yet how many it can't reach.
+    pub(super) fn look_before_conviction(&mut self, now: Instant) -> Option<Instant> {
+        if self.missed() < 2 {
+            return None;
+        }
+        let ends = |looked: Instant| looked + self.config.probe_timeout;
+        let valid = self.config.probe_interval * LOOK_PROBES;
+        if let Some(looked) = self.contact.looked
+            && now.saturating_duration_since(looked) < valid
+        {
+            return Some(ends(looked)).filter(|end| now < *end);
+        }
+        let end = ends(now);
+        self.contact.looked = Some(now);
+        let alive = |_, member: &Member| member.state == MemberState::Alive;
+        let others = self.members.sample(LOOK_WIDE, &mut self.rng, alive);
+        for other in &others {
+            self.look_at(now, *other);
+        }
+        (!others.is_empty()).then_some(end)
     }
 
     /// When to look again at a suspect whose time is over, where it must not be convicted now.
@@ -195,28 +233,18 @@ impl Engine {
             .iter()
             .filter(|(_, id)| dead(*id))
             .count();
-        dead + self.members.suspects() - self.refused_suspects()
+        dead + self.members.suspects() - self.members.refused()
     }
 
-    /// Suspects whose host says that the process is gone.
-    fn refused_suspects(&self) -> usize {
-        if self.members.suspects() == 0 {
-            return 0;
-        }
-        let refused = |id: &&u64| {
-            let suspicion = self.members.find(**id).and_then(|m| m.suspicion.as_ref());
-            suspicion.is_some_and(|suspicion| suspicion.refused() > 0)
-        };
-        self.members.others().iter().filter(refused).count()
-    }
-
-    /// Gives all suspects their whole time again, so that those who were there all along can refute.
-    fn restart_suspicions(&mut self, now: Instant) {
+    /// Gives all suspects their whole time again, so that those who were there all along can refute;
+    /// answers who they are, in which incarnation.
+    fn restart_suspicions(&mut self, now: Instant) -> Vec<(u64, u64)> {
         let suspects = self
             .members
             .iter()
             .filter(|(_, m)| m.state == MemberState::Suspect);
-        for id in suspects.map(|(id, _)| id).collect::<Vec<_>>() {
+        let suspects: Vec<_> = suspects.map(|(id, m)| (id, m.incarnation)).collect();
+        for (id, _) in suspects.iter().copied() {
             let mut deadline = now;
             self.members.change(id, &mut self.rng, |member| {
                 if let Some(suspicion) = &mut member.suspicion {
@@ -226,5 +254,6 @@ impl Engine {
             });
             self.timers.set(Timer::Suspicion(id), deadline);
         }
+        suspects
     }
 }

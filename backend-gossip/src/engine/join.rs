@@ -89,7 +89,8 @@ impl Engine {
     }
 
     /// Whether the first seed has answered, or there was none to ask.
-    pub(super) fn is_joined(&self) -> bool {
+    #[must_use]
+    pub fn is_joined(&self) -> bool {
         self.join.joined
     }
 

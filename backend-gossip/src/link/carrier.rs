@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use socket2::SockRef;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
@@ -135,7 +134,7 @@ pub(super) fn framed(frame: &[u8]) -> Vec<u8> {
     [&len.to_be_bytes(), frame].concat()
 }
 
-async fn connect(to: SocketAddr) -> Result<TcpStream, End> {
+pub(super) async fn connect(to: SocketAddr) -> Result<TcpStream, End> {
     let connecting = async {
         let socket = if to.is_ipv4() {
             TcpSocket::new_v4()?
@@ -176,7 +175,7 @@ fn configure(stream: &TcpStream) -> io::Result<()> {
     // Frames are small and complete; waiting for more to send would only delay them.
     stream.set_nodelay(true)?;
     #[cfg(target_os = "linux")]
-    SockRef::from(stream).set_tcp_user_timeout(Some(UNCONFIRMED_TIMEOUT))?;
+    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(UNCONFIRMED_TIMEOUT))?;
     Ok(())
 }
 

@@ -13,10 +13,12 @@
 //! whomever, starts the next look. The outcome of a request that is not answered is not known; it
 //! is found out by looking, and never assumed.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings_api::{Generation, Instance, InstanceKey};
+use tidings_api::{Generation, Instance, InstanceKey, ServiceName};
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 use zookeeper_client as zk;
 
@@ -29,6 +31,22 @@ use crate::session::{Backoff, Link};
 
 /// Looks at a node that others change all the time, before the next try waits.
 const LOOKS_MAX: usize = 8;
+
+/// Whose turn it is to change the node of a service. Without turns a handle that takes back many of
+/// its instances at once would be its own worst rival: each of these changes has to be based on the
+/// one before. Services share the turns of their hash.
+#[derive(Debug, Default)]
+pub(crate) struct Turns([Mutex<()>; 32]);
+
+impl Turns {
+    async fn take(&self, service: &ServiceName) -> MutexGuard<'_, ()> {
+        let mut hasher = DefaultHasher::new();
+        service.hash(&mut hasher);
+        let slot = hasher.finish() % self.0.len() as u64;
+        let slot = usize::try_from(slot).unwrap_or_default();
+        self.0[slot].lock().await
+    }
+}
 
 /// Works on one key until it is taken back or superseded.
 pub(crate) async fn work(shared: Arc<Shared>, key: InstanceKey) {
@@ -161,8 +179,13 @@ impl Worker {
                 done => return done.map(|()| Reached::Offered),
             }
         }
-        let mut job = job.clone();
-        for _ in 0..LOOKS_MAX {
+        let (mut job, shared) = (job.clone(), self.shared.clone());
+        for look in 0..LOOKS_MAX {
+            // Only who was disturbed once waits for the others of this handle.
+            let _turn = match look {
+                0 => None,
+                _ => Some(shared.turns.take(self.key.service()).await),
+            };
             match self.look_and_offer(link, &mut job).await {
                 Err(failure) if failure.is_change() => {}
                 done => return done,
@@ -351,24 +374,35 @@ impl Worker {
     }
 
     async fn make_parents(&self, link: &Link) -> Result<(), Failure> {
+        // The service first: who may create it need not be allowed to create what is above.
+        match self.make_service(link).await {
+            Err(Failure::Refused(zk::Error::NoNode)) => {}
+            done => return done,
+        }
         let persistent = zk::CreateMode::Persistent.with_acls(self.shared.acls());
-        let container = zk::CreateMode::Container.with_acls(self.shared.acls());
         let base = link.client().mkdir(self.shared.keys.base(), &persistent);
         exists_as_done(link.call(base).await)?;
-        let service = link.client().create(&self.service, &[], &container);
-        match exists_as_done(link.call(async { service.await.map(drop) }).await) {
-            Err(failure) if failure.is_unknown_request() => {
-                let service = link.client().create(&self.service, &[], &persistent);
-                exists_as_done(link.call(async { service.await.map(drop) }).await)
+        self.make_service(link).await
+    }
+
+    async fn make_service(&self, link: &Link) -> Result<(), Failure> {
+        for mode in [zk::CreateMode::Container, zk::CreateMode::Persistent] {
+            let options = mode.with_acls(self.shared.acls());
+            let service = link.client().create(&self.service, &[], &options);
+            match exists_as_done(link.call(async { service.await.map(drop) }).await) {
+                // The server is older than containers.
+                Err(failure) if failure.is_unknown_request() => {}
+                done => return done,
             }
-            done => done,
         }
+        Err(Failure::Refused(zk::Error::Unimplemented))
     }
 
     async fn withdraw(&mut self, link: &Link, job: &Job) -> Result<Reached, Failure> {
         (self.known, self.guard) = (None, None);
         let shared = self.shared.clone();
         let me = &shared.registrations.encoder().owner;
+        let _turn = shared.turns.take(self.key.service()).await;
         for _ in 0..LOOKS_MAX {
             let found = self.look(link).await?;
             let Some((data, stat)) = &found.node else {
@@ -511,7 +545,7 @@ impl Worker {
     }
 
     fn settled(&self, job: &Job) {
-        self.shared.registrations.settled(&self.key, job.revision);
+        self.shared.registrations.settled(&self.key, job);
         self.shared.refresh(&self.key);
     }
 

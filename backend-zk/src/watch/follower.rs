@@ -5,7 +5,7 @@
 //! watch did not report in between (it is not kept over a lost connection) is found by reading
 //! everything again, and only the difference is published.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,10 +33,13 @@ pub(crate) async fn follow(shared: Arc<Shared>, followed: Arc<Followed>) {
         shared: shared.clone(),
         followed: followed.clone(),
         unreadable: HashMap::new(),
+        no_ids: BTreeSet::new(),
     };
+    let listening = follower.listen();
+    tokio::pin!(listening);
     loop {
         tokio::select! {
-            () = follower.listen() => break,
+            () = &mut listening => break,
             () = followed.unused() => {
                 if followed.retire() {
                     break;
@@ -54,6 +57,8 @@ struct Follower {
     /// Nodes that could not be read, by the transaction that wrote them, so that each is counted
     /// and logged once.
     unreadable: HashMap<InstanceKey, i64>,
+    /// Names that no instance has, for the same reason.
+    no_ids: BTreeSet<(ServiceName, String)>,
 }
 
 /// Where to look again.
@@ -175,16 +180,27 @@ impl Follower {
         Ok(self.keys_in(service, names))
     }
 
-    fn keys_in(&self, service: &ServiceName, names: Vec<String>) -> Vec<InstanceKey> {
-        let key = |name: String| {
-            let key = Keys::child(service, &name);
-            if key.is_none() {
-                self.shared
-                    .count_unreadable(service, &name, &"no instance id");
+    fn keys_in(&mut self, service: &ServiceName, names: Vec<String>) -> Vec<InstanceKey> {
+        let (mut keys, mut no_ids) = (Vec::with_capacity(names.len()), BTreeSet::new());
+        for name in names {
+            match Keys::child(service, &name) {
+                Some(key) => keys.push(key),
+                None => {
+                    no_ids.insert((service.clone(), name));
+                }
             }
-            key
-        };
-        names.into_iter().filter_map(key).collect()
+        }
+        for (service, name) in no_ids.difference(&self.no_ids) {
+            self.shared
+                .count_unreadable(service, name, &"no instance id");
+        }
+        // Neither list grows with what is gone.
+        self.no_ids.retain(|(other, _)| other != service);
+        self.no_ids.append(&mut no_ids);
+        let here: HashSet<&InstanceKey> = keys.iter().collect();
+        self.unreadable
+            .retain(|key, _| key.service() != service || here.contains(key));
+        keys
     }
 
     /// Takes over a complete look.
@@ -253,7 +269,10 @@ impl Follower {
         let (gone, here): (BTreeMap<_, _>, BTreeMap<_, _>) = reads
             .into_iter()
             .partition(|(_, read)| matches!(read, Read::Absent));
-        absent.extend(gone.into_keys());
+        for key in gone.into_keys() {
+            self.unreadable.remove(&key);
+            absent.insert(key);
+        }
         let held = self.to_hold(link, &absent, &dirty.notes).await?;
         let contents = self.contents(here);
         self.followed.change(&self.shared.registrations, |picture| {
@@ -352,6 +371,7 @@ impl Follower {
         let mut contents = Vec::with_capacity(found.len());
         for (key, read) in found {
             let Read::Found { data, mzxid } = read else {
+                self.unreadable.remove(&key);
                 continue;
             };
             match Content::decode(&key, &data) {
@@ -381,7 +401,8 @@ impl Follower {
             (Place::Service(service), NodeDataChanged) => {
                 dirty.notes.insert(service);
             }
-            (Place::Service(service), NodeChildrenChanged | NodeCreated | NodeDeleted) => {
+            (Place::Service(service), NodeChildrenChanged | NodeCreated | NodeDeleted)
+            | (Place::Unnamed(service), NodeCreated | NodeDeleted) => {
                 dirty.services.insert(service);
             }
             (Place::Base, NodeChildrenChanged | NodeCreated | NodeDeleted) => dirty.base = true,

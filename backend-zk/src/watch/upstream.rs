@@ -1,5 +1,6 @@
 //! The watch on the server, in one of its two kinds, and the reads that belong to it.
 
+use std::collections::HashSet;
 use std::pin::Pin;
 
 use futures_util::StreamExt;
@@ -42,7 +43,44 @@ enum Watches {
     /// The session is over, and with it the watch.
     Ended,
     /// A watch for every node that was read, each good for one event.
-    Oneshot(FuturesUnordered<Pin<Box<dyn Future<Output = zk::WatchedEvent> + Send>>>),
+    Oneshot(Oneshots),
+}
+
+/// One-shot watches, of which one of each kind is enough for a node: while it hasn't fired, reading
+/// the node again sets no other.
+#[derive(Default)]
+struct Oneshots {
+    firing: FuturesUnordered<Firing>,
+    set: HashSet<Watched>,
+}
+
+/// A one-shot watch that waits for its event.
+type Firing = Pin<Box<dyn Future<Output = (Watched, zk::WatchedEvent)> + Send>>;
+
+/// What a one-shot watch is set on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Watched {
+    Children(String),
+    Data(String),
+}
+
+impl Oneshots {
+    fn add(&mut self, watched: Watched, watcher: zk::OneshotWatcher) {
+        if self.set.insert(watched.clone()) {
+            let fired = async move { (watched, watcher.changed().await) };
+            self.firing.push(Box::pin(fired));
+        }
+    }
+
+    async fn next(&mut self) -> zk::WatchedEvent {
+        match self.firing.next().await {
+            Some((watched, event)) => {
+                self.set.remove(&watched);
+                event
+            }
+            None => std::future::pending().await,
+        }
+    }
 }
 
 impl<'l> Upstream<'l> {
@@ -51,7 +89,7 @@ impl<'l> Upstream<'l> {
             link,
             keys,
             configured,
-            watches: Watches::Oneshot(FuturesUnordered::new()),
+            watches: Watches::Oneshot(Oneshots::default()),
         }
     }
 
@@ -82,10 +120,7 @@ impl<'l> Upstream<'l> {
         loop {
             let event = match &mut self.watches {
                 Watches::Persistent(watcher) => watcher.changed().await,
-                Watches::Oneshot(watchers) => match watchers.next().await {
-                    Some(event) => event,
-                    None => std::future::pending().await,
-                },
+                Watches::Oneshot(watches) => watches.next().await,
                 Watches::Ended => std::future::pending().await,
             };
             if event.event_type != zk::EventType::Session {
@@ -112,13 +147,15 @@ impl<'l> Upstream<'l> {
 
     async fn list(&mut self, path: &str) -> Result<Vec<String>, Failure> {
         let client = self.link.client();
-        let Watches::Oneshot(watchers) = &mut self.watches else {
-            return absent_as_empty(self.link.call(client.list_children(path)).await);
+        let watched = Watched::Children(path.to_owned());
+        let watches = match &mut self.watches {
+            Watches::Oneshot(watches) if !watches.set.contains(&watched) => watches,
+            _ => return absent_as_empty(self.link.call(client.list_children(path)).await),
         };
         loop {
             match self.link.call(client.list_and_watch_children(path)).await {
                 Ok((names, watcher)) => {
-                    watchers.push(Box::pin(watcher.changed()));
+                    watches.add(watched, watcher);
                     return Ok(names);
                 }
                 Err(Failure::Refused(zk::Error::NoNode)) => {}
@@ -126,7 +163,7 @@ impl<'l> Upstream<'l> {
             }
             let (stat, watcher) = self.link.call(client.check_and_watch_stat(path)).await?;
             if stat.is_none() {
-                watchers.push(Box::pin(watcher.changed()));
+                watches.add(watched, watcher);
                 return Ok(Vec::new());
             }
         }
@@ -152,12 +189,13 @@ impl<'l> Upstream<'l> {
         let paths: Vec<String> = keys.iter().map(|key| self.keys.instance(key)).collect();
         let mut found = Vec::with_capacity(paths.len());
         match &mut self.watches {
-            Watches::Oneshot(watchers) => {
+            Watches::Oneshot(watches) => {
                 let answers = paths.iter().map(|path| client.get_and_watch_data(path));
                 let answers = answers.collect::<Vec<_>>();
-                for answer in self.link.call(all(answers)).await? {
+                for (path, answer) in paths.iter().zip(self.link.call(all(answers)).await?) {
                     let read = answer.map(|(data, stat, watcher)| {
-                        watchers.push(Box::pin(watcher.changed()));
+                        // A second watcher of a node is dropped, and the first one stays.
+                        watches.add(Watched::Data(path.clone()), watcher);
                         (data, stat)
                     });
                     found.push(Read::of(read)?);

@@ -40,6 +40,40 @@ tidings_testkit::server_tests! { zookeeper_3_8:
         assert_eq!(other.changes_of("a").matches('-').count(), other.changes_of("a").matches('+').count());
     }
 
+    /// As a session that can't be taken up again leaves it to the next one.
+    async fn own_node_of_another_session_is_taken_over() {
+        let (ensemble, [a, b]) = two_handles().await;
+        register_sick(&a, "a", 1).await;
+        let other = Recorder::start(&b, "web").await;
+        other.until("a", |view| is_sick(view, "a")).await;
+        other.restart();
+        let client = raw(&ensemble.addresses()).await;
+        let ghost = raw(&ensemble.addresses()).await;
+        let path = path(NAMESPACE, &key("a"));
+        let (data, own) = client.get_data(&path).await.unwrap();
+        let mut swap = ghost.new_multi_writer();
+        swap.add_delete(&path, None).unwrap();
+        swap.add_create(&path, &data, &EPHEMERAL).unwrap();
+        swap.commit().await.unwrap();
+        eventually("the handle's session has it again", async || {
+            let stat = client.check_stat(&path).await.unwrap();
+            stat.is_some_and(|stat| stat.ephemeral_owner == own.ephemeral_owner)
+        })
+        .await;
+
+        // The end of the other session takes nothing along.
+        ghost.create(&format!("{path}-marker"), b"", &EPHEMERAL).await.unwrap();
+        drop(ghost);
+        eventually("the other session has ended", async || {
+            client.check_stat(&format!("{path}-marker")).await.unwrap().is_none()
+        })
+        .await;
+        a.register(web("a", 2)).await.unwrap();
+        other.until_number("a", 2).await;
+        assert_eq!(other.changes_of("a").replace('~', ""), "");
+        assert!(is_sick(&other.view(), "a"));
+    }
+
     async fn parent_deleted_behind_our_back() {
         let (ensemble, [a, b]) = two_handles().await;
         for number in 0..10 {
@@ -172,11 +206,15 @@ tidings_testkit::server_tests! { zookeeper_3_8:
         // What becomes readable is seen.
         put(&client, &strange, curator_json(&web("strange", 1)).as_bytes()).await.unwrap();
         seen.until("it can be read", |view| view.get(&key("strange")).is_some()).await;
+        // A name that no instance has is counted, and once however often the service is read.
         let count = b.unreadable();
-        put(&client, &format!("/{NAMESPACE}/web/no id at all"), b"").await.unwrap();
+        for name in ["no id at all", "nor this"] {
+            put(&client, &format!("/{NAMESPACE}/web/{name}"), b"").await.unwrap();
+        }
+        eventually("both are counted", async || b.unreadable() == count + 2).await;
         a.register(web("a", 3)).await.unwrap();
         seen.until_number("a", 3).await;
-        assert!(b.unreadable() >= count && seen.view().len() == 2);
+        assert_eq!((b.unreadable(), seen.view().len()), (count + 2, 2));
     }
 
     async fn oversized_content_refused_before_sending() {

@@ -195,7 +195,11 @@ fn a_side_that_moves_on_is_believed_whatever_the_clocks_say() {
     assert_eq!(bench.shows(), [(90, 2)]);
     bench.hears(Side::Old, &[marked(10, 2)]);
     assert_eq!(bench.shows(), [(10, 3)]);
-    assert_eq!(bench.shows(), [(10, 3)], "whatever the other side still lists");
+    assert_eq!(
+        bench.shows(),
+        [(10, 3)],
+        "whatever the other side still lists"
+    );
     bench.hears(Side::New, &[marked(10, 2)]);
     assert_eq!(bench.shows(), [(10, 3)]);
     bench.hears(Side::Old, &[]);

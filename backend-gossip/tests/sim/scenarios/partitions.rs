@@ -113,6 +113,31 @@ fn one_way_that_is_cut_between_two_members_hurts_nobody() {
 }
 
 #[test]
+fn after_a_partition_nobody_dies_of_what_was_silent_then() {
+    for direction in [Direction::Both, Direction::In, Direction::Out] {
+        each_seed(|seed| {
+            let mut world = cluster(seed, 12)?;
+            let cut = world.cut(&[8, 9, 10, 11], direction);
+            world.run_for(seconds(20))?;
+            world.heal(cut);
+            world.run_until_agreed(seconds(60))?;
+            world.run_for(seconds(20))?;
+            for slot in 0..12 {
+                let buried = &world.process(slot).buried;
+                for most in 0..8 {
+                    let name = format!("m{most}");
+                    assert!(
+                        !buried.iter().any(|dead| **dead == *name),
+                        "{direction:?}, seed {seed}: m{slot} has buried {buried:?}"
+                    );
+                }
+            }
+            Ok(())
+        });
+    }
+}
+
+#[test]
 fn after_a_partition_the_accusations_end() {
     each_seed(|seed| {
         let mut world = cluster(seed, 8)?;

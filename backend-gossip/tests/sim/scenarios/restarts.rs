@@ -63,6 +63,36 @@ fn who_stays_finds_the_others_at_new_addresses_behind_the_same_seeds() {
 }
 
 #[test]
+fn a_partition_heals_although_everyone_has_moved_meanwhile() {
+    // The seeds are m0, m1 and m2: on one side only, and on both.
+    for side in [[0, 1, 2, 3], [0, 3, 4, 5]] {
+        each_seed(|seed| {
+            let mut world = cluster(seed, 9)?;
+            let cut = world.cut(&side, Direction::Both);
+            world.run_for(seconds(30))?;
+            for slot in 0..9 {
+                world.kill(slot);
+            }
+            world.heal(cut);
+            // Who starts first resolves the seeds to addresses that nobody has a moment later.
+            for slot in (0..9).rev() {
+                world.restart(slot, Place::New);
+            }
+            let cut = world.cut(&side, Direction::Both);
+            world.run_for(seconds(600))?;
+            for (slot, other) in [(side[0], 8), (8, side[0])] {
+                let shown = world.process(slot).shows();
+                assert!(!shown.contains(&key("web", &format!("m{other}"))));
+            }
+            world.heal(cut);
+            // The seeds are resolved again once a minute.
+            world.run_until_agreed(seconds(120))?;
+            Ok(())
+        });
+    }
+}
+
+#[test]
 fn two_processes_of_one_name_both_stay_visible() {
     each_seed(|seed| {
         let mut world = cluster(seed, 4)?;
