@@ -72,13 +72,14 @@ where
     C: TryInto<Config>,
     Error: From<C::Error>,
 {
-    match config.try_into()?.into_backend() {
-        Backend::Migration(config) => config.start().await,
-        other => Err(Error::invalid_config(format!(
-            "backend \"{}\" is no migration: accepted is a table [discovery.migration]",
-            other.name()
-        ))),
-    }
+    let backend = config.try_into()?.into_backend();
+    let name = backend.name();
+    let Backend::Migration(config) = backend else {
+        return Err(Error::invalid_config(format!(
+            "backend \"{name}\" is no migration: accepted is a table [discovery.migration]"
+        )));
+    };
+    config.start().await
 }
 
 /// Where a configuration comes from.
