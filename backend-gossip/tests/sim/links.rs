@@ -155,6 +155,17 @@ impl Links {
         }
     }
 
+    /// Closes the link to this address, so that the next frame to it takes a new one.
+    #[allow(
+        dead_code,
+        reason = "benches/detection uses it, for engines that keep no links"
+    )]
+    pub(crate) fn hang_up(&mut self, process: ProcessId, target: SocketAddr) {
+        if let Some(key) = self.by_target.get(&(process, target)) {
+            self.remove(*key);
+        }
+    }
+
     /// The kernel closes what a process had open; a host that is gone closes nothing.
     pub(crate) fn end(&mut self, context: &mut Context<'_>, process: ProcessId, silent: bool) {
         self.running.remove(&process);
