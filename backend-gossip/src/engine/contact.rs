@@ -155,7 +155,7 @@ impl Engine {
     /// Whether this member is cut off, and if so whether nobody at all is heard.
     fn cut_off(&self, now: Instant) -> Option<bool> {
         let others = self.members.others();
-        let suspects = self.members.suspects();
+        let suspects = self.members.suspects().len();
         if others.is_empty() {
             return None;
         }
@@ -195,28 +195,21 @@ impl Engine {
             .iter()
             .filter(|(_, id)| dead(*id))
             .count();
-        dead + self.members.suspects() - self.refused_suspects()
+        dead + self.members.suspects().len() - self.refused_suspects()
     }
 
     /// Suspects whose host says that the process is gone.
     fn refused_suspects(&self) -> usize {
-        if self.members.suspects() == 0 {
-            return 0;
-        }
         let refused = |id: &&u64| {
             let suspicion = self.members.find(**id).and_then(|m| m.suspicion.as_ref());
             suspicion.is_some_and(|suspicion| suspicion.refused() > 0)
         };
-        self.members.others().iter().filter(refused).count()
+        self.members.suspects().iter().filter(refused).count()
     }
 
     /// Gives all suspects their whole time again, so that those who were there all along can refute.
     fn restart_suspicions(&mut self, now: Instant) {
-        let suspects = self
-            .members
-            .iter()
-            .filter(|(_, m)| m.state == MemberState::Suspect);
-        for id in suspects.map(|(id, _)| id).collect::<Vec<_>>() {
+        for id in self.members.suspects().clone() {
             let mut deadline = now;
             self.members.change(id, &mut self.rng, |member| {
                 if let Some(suspicion) = &mut member.suspicion {

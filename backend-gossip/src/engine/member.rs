@@ -160,7 +160,8 @@ pub(super) struct Members {
     /// every member is probed within two rounds (SWIM, section 4.3).
     ring: Vec<u64>,
     next: usize,
-    suspects: usize,
+    /// Those of the ring that are suspect.
+    suspects: BTreeSet<u64>,
 }
 
 impl Members {
@@ -173,7 +174,7 @@ impl Members {
             by_address,
             ring: Vec::new(),
             next: 0,
-            suspects: 0,
+            suspects: BTreeSet::new(),
         }
     }
 
@@ -208,8 +209,8 @@ impl Members {
     }
 
     /// Others that are suspect.
-    pub(super) fn suspects(&self) -> usize {
-        self.suspects
+    pub(super) fn suspects(&self) -> &BTreeSet<u64> {
+        &self.suspects
     }
 
     /// Adds a member, or replaces what is known of it.
@@ -320,10 +321,11 @@ impl Members {
         if id == self.me {
             return;
         }
-        if old.is_some_and(|old| old.state == MemberState::Suspect) {
-            self.suspects -= 1;
+        if suspect {
+            self.suspects.insert(id);
+        } else {
+            self.suspects.remove(&id);
         }
-        self.suspects += usize::from(suspect);
         match (old.is_some_and(Member::is_present), present) {
             (false, true) => {
                 // At a random place, so that members who join together aren't probed together.
