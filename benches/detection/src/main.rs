@@ -107,6 +107,8 @@ impl Options {
                 print!("{}", report::table(&outcomes));
                 if self.only.is_none() {
                     report::write(&outcomes, &self.size(4, 1_200))?;
+                } else {
+                    print!("{}", report::deaths(&outcomes));
                 }
             }
             Command::Hour => {

@@ -7,8 +7,6 @@ use std::time::Duration;
 
 use tidings_gossip::engine::{LinkFailure, LinkId};
 
-use crate::net::HostId;
-
 /// Datagrams that a socket holds for a process which doesn't read: Linux' default of 208 KiB, with
 /// about a KiB accounted for each.
 const SOCKET_DATAGRAMS_MAX: usize = 200;
@@ -38,7 +36,6 @@ pub(crate) enum Pace {
 /// A running member.
 #[derive(Debug)]
 pub(crate) struct Process<N> {
-    pub(crate) host: HostId,
     pub(crate) node: N,
     pub(crate) pace: Pace,
     /// When its timer goes off, and the number of that timer: earlier ones are void.
@@ -53,9 +50,8 @@ pub(crate) struct Process<N> {
 }
 
 impl<N> Process<N> {
-    pub(crate) fn new(host: HostId, node: N) -> Self {
+    pub(crate) fn new(node: N) -> Self {
         Self {
-            host,
             node,
             pace: Pace::Normal,
             timer: None,

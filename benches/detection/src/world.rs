@@ -119,7 +119,7 @@ impl<N: Node> World<N> {
             self.rng.u64(..),
             self.suspicion_multiplier,
         );
-        self.processes.push(Some(Process::new(host, node)));
+        self.processes.push(Some(Process::new(node)));
         self.score.started(host, self.now);
         self.drain(host);
         self.input(host, Input::Seeds);

@@ -37,7 +37,6 @@ use crate::node::{Node, Notice, Standing};
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 const INDIRECT_CHECKS: usize = 3;
-const SUSPICION_MULTIPLIER: u32 = 4;
 const SUSPICION_LONGEST: u32 = 6;
 /// Local health goes up to this.
 const AWARENESS_MAX: u32 = 7;
