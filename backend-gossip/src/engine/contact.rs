@@ -5,7 +5,7 @@
 //! convicts nobody: suspects stay suspects, their instances stay in the views, and the views are
 //! marked stale (WAT-4, WAT-10). What a host *refuses* is heard, so it needs no such caution.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use tidings_api::Freshness;
@@ -26,6 +26,10 @@ const HEARD_PROBES: u32 = 2;
 /// gone together.
 const MISSED_PROBES: u32 = 30;
 
+/// Probes by which a member judges whether it is others that are silent or itself that is deaf: what
+/// a suspicion in a lossy network takes.
+const PROBES_JUDGED: usize = 8;
+
 /// So many members silent at one time are likelier behind a broken network than gone, and a
 /// partition takes a while to show how large it is.
 const SILENT_MANY: usize = 3;
@@ -40,6 +44,8 @@ pub(super) struct Contact {
     cut_off: Option<CutOff>,
     /// Who died lately of silence, and when.
     deaths: VecDeque<(Instant, u64)>,
+    /// Whom this member probed last, and whether it answered.
+    probed: VecDeque<(u64, bool)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +63,7 @@ impl Contact {
             listening: now,
             cut_off: None,
             deaths: VecDeque::new(),
+            probed: VecDeque::new(),
         }
     }
 }
@@ -130,10 +137,31 @@ impl Engine {
         if !lately || heard < suspected + interval / 2 {
             return Some(now + interval / 4);
         }
-        let cut_off = self.contact.cut_off?;
+        let silent = match self.contact.cut_off {
+            Some(cut_off) => cut_off.silent,
+            None if self.is_mostly_unanswered() => false,
+            None => return None,
+        };
         let hold = self.config.loss_hold;
         let over = now.saturating_duration_since(suspected) >= hold;
-        (cut_off.silent || !over).then(|| now + interval)
+        (silent || !over).then(|| now + interval)
+    }
+
+    /// A probe has ended.
+    pub(super) fn note_probed(&mut self, target: u64, answered: bool) {
+        let probed = &mut self.contact.probed;
+        if probed.len() >= PROBES_JUDGED {
+            probed.pop_front();
+        }
+        probed.push_back((target, answered));
+    }
+
+    /// Whether more of those probed last are silent than not. A member that has lost most others
+    /// suspects them one by one; it would convict the first before it misses more than it reaches.
+    fn is_mostly_unanswered(&self) -> bool {
+        let last: BTreeMap<u64, bool> = self.contact.probed.iter().copied().collect();
+        let answered = last.values().filter(|answered| **answered).count();
+        last.len() - answered > answered
     }
 
     /// Starts to listen anew after a pause: what was missed says nothing, neither for nor against

@@ -22,6 +22,10 @@ use crate::wire::{self, Message};
 /// not to drown it.
 const SUSPECT_PROBERS: usize = 8;
 
+/// Members that look at a suspect once more before it is convicted, about, beside those that accuse
+/// it themselves.
+const LAST_LOOKERS: usize = 32;
+
 /// Neighbours a member keeps a link to: so many see at once that a process has ended, and two of
 /// them convict.
 const SENTINELS: usize = 3;
@@ -179,7 +183,7 @@ impl Engine {
         let deadline = if proven {
             now
         } else {
-            suspicion.deadline().max(now)
+            suspicion.due(self.check_window()).max(now)
         };
         self.timers.set(Timer::Suspicion(id), deadline);
     }
@@ -194,7 +198,7 @@ impl Engine {
         };
         let (refused, started) = (suspicion.refused() > 0, suspicion.started());
         if !refused {
-            if self.extend_suspicion(now, id) {
+            if self.look_again(now, id) || self.extend_suspicion(now, id) {
                 return;
             }
             if let Some(hold) = self.conviction_held(now, started) {
@@ -210,6 +214,49 @@ impl Engine {
             self.note_death(now, id);
         }
         self.bury(now, id, incarnation, MemberState::Dead);
+    }
+
+    /// Asks a suspect once more before it is convicted, and tells it of the accusation: that may never
+    /// have got out, and then nobody has told it. In a large cluster some do it for all; the others
+    /// give them the time. Answers whether there is something to wait for.
+    fn look_again(&mut self, now: Instant, id: u64) -> bool {
+        let mut looks = false;
+        let (me, mut deadline) = (self.me, now);
+        self.members.change(id, &mut self.rng, |member| {
+            if let Some(suspicion) = &mut member.suspicion
+                && !suspicion.look()
+            {
+                looks = true;
+                deadline = suspicion.deadline();
+            }
+        });
+        if !looks {
+            return false;
+        }
+        let mut window = self.check_window();
+        let others = self.members.others().len().max(1);
+        let suspicion = self.members.find(id).and_then(|m| m.suspicion.as_ref());
+        let accuses = suspicion.is_some_and(|suspicion| suspicion.is_accused_by(me));
+        if accuses || self.rng.usize(..others) < LAST_LOOKERS {
+            self.check_suspect(now, id);
+        } else {
+            window *= 2;
+        }
+        self.timers
+            .set(Timer::Suspicion(id), deadline.max(now + window));
+        true
+    }
+
+    /// A suspect has answered this member: what was held against it begins anew, if it doesn't refute.
+    pub(super) fn hear_suspect(&mut self, now: Instant, id: u64) {
+        self.members.change(id, &mut self.rng, |member| {
+            if let Some(suspicion) = &mut member.suspicion {
+                suspicion.restart(now);
+            }
+        });
+        if self.members.suspects().contains(&id) {
+            self.arm_suspicion(now, id);
+        }
     }
 
     /// A member is dead or has left: its instances leave the views in one change.

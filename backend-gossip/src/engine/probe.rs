@@ -174,6 +174,9 @@ impl Engine {
                 }]);
                 self.transmit(origin, ack);
             }
+            if check.target == sender {
+                self.hear_suspect(now, sender);
+            }
             return;
         }
         let Some(probe) = self
@@ -183,8 +186,11 @@ impl Engine {
         else {
             return;
         };
-        let (started, stage) = (probe.started, probe.stage);
+        let (target, started, stage) = (probe.target, probe.started, probe.stage);
         self.contact_made(now);
+        if stage != Stage::Answered {
+            self.note_probed(target, true);
+        }
         if let Some(probe) = self.probe.as_mut().filter(|_| stage != Stage::Answered) {
             probe.stage = Stage::Answered;
             let next = started + self.config.probe_interval * (self.awareness + 1);
@@ -195,11 +201,7 @@ impl Engine {
                 Stage::Indirect | Stage::Answered => self.loss.lost(),
             }
         }
-        if self
-            .probe
-            .as_ref()
-            .is_some_and(|probe| probe.target == sender)
-        {
+        if target == sender {
             if stage == Stage::Direct {
                 let round_trip = now.saturating_duration_since(started);
                 self.members
@@ -228,8 +230,8 @@ impl Engine {
         target: u64,
         refused: bool,
     ) {
-        // Sooner than the asker's own deadline, so that the nack is in time.
-        let window = self.config.probe_timeout.mul_f32(0.6);
+        // The nack has to be in time.
+        let window = self.check_window();
         let reason = Reason::Asked { origin, sequence };
         if !self.check(now, target, reason, window, refused) {
             let nack = self.frame(&[Message::Nack { sequence }]);
@@ -291,8 +293,12 @@ impl Engine {
 
     /// Checks a member against which something speaks.
     pub(super) fn check_suspect(&mut self, now: Instant, target: u64) {
-        let window = self.config.probe_timeout.mul_f32(0.6);
-        self.check(now, target, Reason::Suspected, window, true);
+        self.check(now, target, Reason::Suspected, self.check_window(), true);
+    }
+
+    /// How long a check waits for its answer: sooner over than an asker's deadline.
+    pub(super) fn check_window(&self) -> Duration {
+        self.config.probe_timeout.mul_f32(0.6)
     }
 
     /// A check was not answered.
@@ -459,8 +465,12 @@ impl Engine {
             target: start,
             digest,
         };
-        let knock = self.frame(&[ping]);
+        let knock = self.frame(std::slice::from_ref(&ping));
         self.transmit(Route::Link(address), knock);
+        // And the datagram may have been lost by chance: one more halves the false suspicions of a lossy
+        // network, each of which costs everybody some messages.
+        let again = self.frame(&[ping]);
+        self.transmit(Route::Datagram(address), again);
         self.probe = Some(probe);
     }
 
@@ -496,6 +506,7 @@ impl Engine {
             probe.silent_helpers
         };
         self.awareness = (self.awareness + penalty).min(AWARENESS_MAX);
+        self.note_probed(probe.target, false);
         self.accuse(now, probe.target, false);
     }
 

@@ -22,6 +22,7 @@ pub(super) struct Suspicion {
     /// Those who were refused first, then the others.
     accusers: Vec<u64>,
     refused: usize,
+    looked: bool,
 }
 
 impl Suspicion {
@@ -33,6 +34,7 @@ impl Suspicion {
             awaited,
             accusers: Vec::new(),
             refused: 0,
+            looked: false,
         }
     }
 
@@ -54,7 +56,20 @@ impl Suspicion {
 
     /// Makes the shortest time at least this: the network has turned out worse meanwhile.
     pub(super) fn extend(&mut self, shortest: Duration) {
-        self.shortest = self.shortest.max(shortest);
+        if shortest > self.shortest {
+            self.shortest = shortest;
+            self.looked = false;
+        }
+    }
+
+    /// Whether this member has looked once more, as it does before it convicts; from now on it has.
+    pub(super) fn look(&mut self) -> bool {
+        std::mem::replace(&mut self.looked, true)
+    }
+
+    /// Whether `member` accuses.
+    pub(super) fn is_accused_by(&self, member: u64) -> bool {
+        self.accusers.contains(&member)
     }
 
     /// The time without any second accuser.
@@ -105,6 +120,13 @@ impl Suspicion {
     /// Gives the whole time again.
     pub(super) fn restart(&mut self, now: Instant) {
         self.started = now;
+        self.looked = false;
+    }
+
+    /// When something is to be done next: a last look, for which it takes `look`, or the verdict.
+    pub(super) fn due(&self, look: Duration) -> Instant {
+        let early = if self.looked { Duration::ZERO } else { look };
+        self.started + self.time().saturating_sub(early)
     }
 
     /// When it ends.

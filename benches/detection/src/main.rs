@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! cargo run --release -p tidings-detection               all scenarios; writes docs/detection.*
-//! cargo run --release -p tidings-detection -- hour       an hour of loss and pauses, several seeds
+//! cargo run --release -p tidings-detection -- hour       an hour of loss and pauses
 //! cargo run --release -p tidings-detection -- grow 1000  a cluster that starts within ten seconds
 //! ```
 //!
@@ -39,6 +39,10 @@ use scenario::{HARD_HOUR, SCENARIOS, Scenario, Size};
 
 /// Both engines' default.
 const SUSPICION_MULTIPLIER: u32 = 4;
+
+/// How much the comparison runs of each scenario.
+const SEEDS: u64 = 2;
+const SECONDS: u64 = 600;
 
 fn main() -> ExitCode {
     match Options::parse(std::env::args().skip(1)).and_then(|options| options.run()) {
@@ -103,16 +107,16 @@ impl Options {
         match self.command {
             Command::Compare => {
                 let scenarios = self.chosen();
-                let outcomes = compare(&self.work(&scenarios, 4, 1_200));
+                let outcomes = compare(&self.work(&scenarios, SEEDS, SECONDS));
                 print!("{}", report::table(&outcomes));
                 if self.only.is_none() {
-                    report::write(&outcomes, &self.size(4, 1_200))?;
+                    report::write(&outcomes, &self.size(SEEDS, SECONDS))?;
                 } else {
                     print!("{}", report::deaths(&outcomes));
                 }
             }
             Command::Hour => {
-                let outcomes = compare(&self.work(&[HARD_HOUR], 4, 3_600));
+                let outcomes = compare(&self.work(&[HARD_HOUR], 1, 3_600));
                 print!("{}", report::table(&outcomes));
                 print!("{}", report::deaths(&outcomes));
             }

@@ -49,8 +49,13 @@ pub(crate) fn deaths(outcomes: &[Outcome]) -> String {
     let mut text = String::new();
     for Outcome { figures, .. } in outcomes {
         for (engine, figures) in figures {
-            for death in figures.deaths.iter().filter(|d| d.cause == Cause::None) {
-                let _ = writeln!(text, "{engine}: {death:?}");
+            let deaths = figures.deaths.iter();
+            for (seed, death) in deaths.filter(|(_, death)| death.cause == Cause::None) {
+                let (at, subject, by) = (death.at.as_secs_f64(), death.subject.0, death.by.0);
+                let _ = writeln!(
+                    text,
+                    "{engine}, seed {seed}, {at:.3} s: m{subject} by m{by}"
+                );
             }
         }
     }

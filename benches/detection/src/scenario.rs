@@ -113,7 +113,8 @@ pub(crate) struct Figures {
     pub(crate) detected: Vec<Duration>,
     /// Hosts that some view still had at the end.
     pub(crate) missed: usize,
-    pub(crate) deaths: Vec<Death>,
+    /// With the seed in whose run it was.
+    pub(crate) deaths: Vec<(u64, Death)>,
     pub(crate) views: u64,
     pub(crate) events: u64,
 }
@@ -137,7 +138,7 @@ impl Figures {
     }
 
     pub(crate) fn deaths(&self, cause: Cause) -> usize {
-        self.deaths.iter().filter(|d| d.cause == cause).count()
+        self.deaths.iter().filter(|(_, d)| d.cause == cause).count()
     }
 }
 
@@ -164,7 +165,7 @@ pub(crate) fn run<N: Node>(
         member_hours: size.members as f64 * size.seconds as f64 / 3_600.0,
         missed: victims.len() - detected.len(),
         detected,
-        deaths,
+        deaths: deaths.into_iter().map(|death| (seed, death)).collect(),
         views,
         events: world.events,
     }

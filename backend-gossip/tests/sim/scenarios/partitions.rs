@@ -113,6 +113,28 @@ fn one_way_that_is_cut_between_two_members_hurts_nobody() {
 }
 
 #[test]
+fn an_accusation_that_never_got_out_convicts_nobody() {
+    each_seed(|seed| {
+        let mut world = cluster(seed, 40)?;
+        // They suspect whom they probe; the suspects hear of it only after the cut.
+        for way in [Direction::Out, Direction::In] {
+            let cut = world.cut(&[1, 2, 3], way);
+            world.run_for(seconds(12))?;
+            world.heal(cut);
+            world.run_for(seconds(60))?;
+        }
+        for process in world.processes.values() {
+            let buried = process.buried.iter();
+            let others: Vec<_> = buried
+                .filter(|name| !["m1", "m2", "m3"].contains(&&***name))
+                .collect();
+            assert!(others.is_empty(), "{} buried {others:?}", process.id);
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn after_a_partition_the_accusations_end() {
     each_seed(|seed| {
         let mut world = cluster(seed, 8)?;
