@@ -29,7 +29,10 @@ use crate::wire::limits::LINK_FRAME_BYTES_MAX;
 const LINKS_OUT_MAX: usize = 128;
 /// Links accepted at once: all members of a big cluster may want to join through this one. Above
 /// it the one unused longest makes room, so that silent connections keep nobody out.
-const LINKS_IN_MAX: usize = 512;
+const LINKS_IN_MAX: usize = 1_024;
+/// Links used within this time make no room: what their peers came for would have to begin anew, and
+/// where too many want to join at once none would. Who finds no room comes again.
+const IN_USE: Duration = Duration::from_secs(1);
 /// Frames that wait to be written on one link.
 const FRAMES_WAITING_MAX: usize = 256;
 /// Bytes that wait to be written on one link: a sync of some thousand records.
@@ -38,10 +41,12 @@ const BYTES_WAITING_MAX: usize = 16 * LINK_FRAME_BYTES_MAX;
 /// wait, and so do their peers.
 const FRAMES_READ_MAX: usize = 64;
 /// How long a link this member opened may be without a frame either way.
-const IDLE_OUT: Duration = Duration::from_secs(30);
+const IDLE_OUT: Duration = Duration::from_secs(10);
+/// The same for one that is kept open; then an empty frame is sent.
+const IDLE_KEPT: Duration = Duration::from_secs(90);
 /// The same for one that a peer opened. Longer, so that it is the opener who closes: where the
 /// other side does, there is a reason for it that members want to know.
-const IDLE_IN: Duration = Duration::from_secs(60);
+const IDLE_IN: Duration = Duration::from_secs(180);
 /// A link that was lost sooner than this, twice in a row, isn't tried again: a peer without room
 /// would be asked for it for ever.
 const SHORT_LIVED: Duration = Duration::from_secs(1);
@@ -57,6 +62,8 @@ pub struct LinkStats {
     pub accepted: u64,
     /// Links ended because too many were open.
     pub evicted: u64,
+    /// Links not accepted because too many were in use.
+    pub turned_away: u64,
     /// Links ended because what came was no frame.
     pub malformed: u64,
     /// Frames dropped because their link was gone, or too much waited for it already.
@@ -80,6 +87,8 @@ pub(crate) struct Links {
     outgoing: HashMap<SocketAddr, LinkId>,
     /// Addresses that a link is kept open to, used or not.
     kept: Vec<SocketAddr>,
+    /// [`LINKS_IN_MAX`], or what a test can open.
+    incoming_max: usize,
     frames: (Sender<Frame>, Receiver<Frame>),
     tasks: JoinSet<(Carrier, End)>,
     last: LinkId,
@@ -98,6 +107,7 @@ impl Links {
             open: HashMap::new(),
             outgoing: HashMap::new(),
             kept: Vec::new(),
+            incoming_max: LINKS_IN_MAX,
             frames: mpsc::channel(FRAMES_READ_MAX),
             tasks: JoinSet::new(),
             last: LinkId(0),
@@ -142,8 +152,10 @@ impl Links {
 
     /// Takes a connection that a peer opened.
     pub(crate) fn accept(&mut self, now: Instant, stream: TcpStream) {
-        if self.open.len() - self.outgoing.len() >= LINKS_IN_MAX {
-            self.evict(|link| link.to.is_none());
+        let full = self.open.len() - self.outgoing.len() >= self.incoming_max;
+        if full && !self.evict(|link| link.to.is_none() && !link.is_in_use(now)) {
+            self.stats.turned_away += 1;
+            return;
         }
         self.stats.accepted += 1;
         if self.cut_off {
@@ -178,9 +190,14 @@ impl Links {
 
     /// Closes the links that were not used for long, and keeps open those to be kept.
     pub(crate) fn tend(&mut self, now: Instant) {
-        let idle = self.open.iter().filter(|(_, link)| link.is_idle(now));
-        for (id, to) in idle.map(|(id, link)| (*id, link.to)).collect::<Vec<_>>() {
-            if to.is_some_and(|to| self.kept.contains(&to)) {
+        let is_kept = |link: &Link| link.to.is_some_and(|to| self.kept.contains(&to));
+        let links = self
+            .open
+            .iter()
+            .map(|(id, link)| (*id, is_kept(link), link));
+        let idle = links.filter(|(_, kept, link)| link.is_idle(now, *kept));
+        for (id, kept) in idle.map(|(id, kept, _)| (id, kept)).collect::<Vec<_>>() {
+            if kept {
                 self.send_over(now, id, b"");
             } else {
                 trace!(?id, "idle link closed");
@@ -337,16 +354,19 @@ impl Links {
         }
     }
 
-    fn evict(&mut self, among: impl Fn(&Link) -> bool) {
+    /// Ends the link unused longest; answers whether there was one.
+    fn evict(&mut self, among: impl Fn(&Link) -> bool) -> bool {
         let kept = |link: &Link| link.to.is_some_and(|to| self.kept.contains(&to));
         let candidates = self.open.iter();
         let candidates = candidates.filter(|(_, link)| among(link) && !kept(link));
         let oldest = candidates.min_by_key(|(_, link)| link.used);
         let oldest = oldest.map(|(id, _)| *id);
-        if let Some(link) = oldest.and_then(|id| self.remove(id)) {
-            link.task.abort();
-            self.stats.evicted += 1;
-        }
+        let Some(link) = oldest.and_then(|id| self.remove(id)) else {
+            return false;
+        };
+        link.task.abort();
+        self.stats.evicted += 1;
+        true
     }
 
     /// Lets go of a link: its task writes what waits and ends.
@@ -401,8 +421,16 @@ impl Link {
         !twice
     }
 
-    fn is_idle(&self, now: Instant) -> bool {
-        let limit = if self.to.is_some() { IDLE_OUT } else { IDLE_IN };
+    fn is_in_use(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.used) < IN_USE
+    }
+
+    fn is_idle(&self, now: Instant, kept: bool) -> bool {
+        let limit = match self.to {
+            Some(_) if kept => IDLE_KEPT,
+            Some(_) => IDLE_OUT,
+            None => IDLE_IN,
+        };
         now.saturating_duration_since(self.used) >= limit
     }
 }

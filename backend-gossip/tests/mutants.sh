@@ -118,6 +118,10 @@ mutation 'changes are not pushed' spread.rs \
     's/let fresh = std::mem::take\(\&mut self\.fresh\);/self.fresh.clear(); let fresh = std::mem::take(\&mut self.fresh);/'
 mutation 'nothing is synced' sync.rs \
     '/fn sync\(\&mut self\)/,/^    }/s/self\.start_sync\(address\);/let _ = address;/'
+mutation 'what was refuted is confirmed all the same' probe.rs \
+    's/if self\.members\.find\(id\)\.filter\(suspected\)\.is_some\(\) \{/if self.members.find(id).filter(suspected).is_some() || now == now {/'
+mutation 'everybody pushes on what is said of the silent' spread.rs \
+    's/self\.loss\.doubt\(\) < STORM_DOUBT/now == now/'
 mutation 'broadcasts never end' broadcast.rs \
     's/if sent \+ times < limit \{/if sent < limit || limit > 0 {/'
 mutation 'datagrams are filled without end' spread.rs \

@@ -51,6 +51,12 @@ impl Broadcasts {
         }
     }
 
+    /// Drops all items but those of which `keep` is true.
+    pub(super) fn retain(&mut self, keep: impl Fn(&ItemKey) -> bool) {
+        self.places.retain(|key, _| keep(key));
+        self.order.retain(|(_, _, key)| keep(key));
+    }
+
     /// The items in the order they should be sent.
     pub(super) fn iter(&self) -> impl Iterator<Item = &ItemKey> {
         self.order.iter().map(|(_, _, key)| key)

@@ -183,7 +183,7 @@ impl Engine {
     /// Whether this member is cut off, and if so whether nobody at all is heard.
     fn cut_off(&self, now: Instant) -> Option<bool> {
         let others = self.members.others();
-        let suspects = self.members.suspects().len();
+        let suspects = self.members.suspects();
         if others.is_empty() {
             return None;
         }
@@ -223,21 +223,16 @@ impl Engine {
             .iter()
             .filter(|(_, id)| dead(*id))
             .count();
-        dead + self.members.suspects().len() - self.refused_suspects()
-    }
-
-    /// Suspects whose host says that the process is gone.
-    fn refused_suspects(&self) -> usize {
-        let refused = |id: &&u64| {
-            let suspicion = self.members.find(**id).and_then(|m| m.suspicion.as_ref());
-            suspicion.is_some_and(|suspicion| suspicion.refused() > 0)
-        };
-        self.members.suspects().iter().filter(refused).count()
+        dead + self.members.suspects() - self.members.refused()
     }
 
     /// Gives all suspects their whole time again, so that those who were there all along can refute.
     fn restart_suspicions(&mut self, now: Instant) {
-        for id in self.members.suspects().clone() {
+        let suspects = self
+            .members
+            .iter()
+            .filter(|(_, m)| m.state == MemberState::Suspect);
+        for id in suspects.map(|(id, _)| id).collect::<Vec<_>>() {
             let mut deadline = now;
             self.members.change(id, &mut self.rng, |member| {
                 if let Some(suspicion) = &mut member.suspicion {

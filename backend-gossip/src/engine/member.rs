@@ -43,7 +43,8 @@ pub(super) struct Member {
     pub(super) address: SocketAddr,
     pub(super) floor: u64,
     pub(super) unknown: Box<[u8]>,
-    pub(super) suspicion: Option<Suspicion>,
+    /// Apart, since nearly no member has one.
+    pub(super) suspicion: Option<Box<Suspicion>>,
     /// Smoothed round-trip time of its answers to this member's pings.
     pub(super) round_trip: Option<Duration>,
 }
@@ -110,7 +111,7 @@ impl Member {
         };
         let (accusers, refused) = self
             .suspicion
-            .as_ref()
+            .as_deref()
             .map(Suspicion::accusers)
             .unwrap_or_default();
         Some(Accuse {
@@ -160,8 +161,8 @@ pub(super) struct Members {
     /// every member is probed within two rounds (SWIM, section 4.3).
     ring: Vec<u64>,
     next: usize,
-    /// Those of the ring that are suspect.
-    suspects: BTreeSet<u64>,
+    suspects: usize,
+    refused: usize,
 }
 
 impl Members {
@@ -174,7 +175,8 @@ impl Members {
             by_address,
             ring: Vec::new(),
             next: 0,
-            suspects: BTreeSet::new(),
+            suspects: 0,
+            refused: 0,
         }
     }
 
@@ -209,20 +211,24 @@ impl Members {
     }
 
     /// Others that are suspect.
-    pub(super) fn suspects(&self) -> &BTreeSet<u64> {
-        &self.suspects
+    pub(super) fn suspects(&self) -> usize {
+        self.suspects
+    }
+
+    /// Those of them whose host says that the process is gone.
+    pub(super) fn refused(&self) -> usize {
+        self.refused
     }
 
     /// Adds a member, or replaces what is known of it.
     pub(super) fn put(&mut self, id: u64, member: Member, rng: &mut Rng) {
-        let (present, suspect) = (member.is_present(), member.state == MemberState::Suspect);
-        let address = member.address;
+        let (new, address) = (Standing::of(&member), member.address);
         let old = self.table.insert(id, member);
         if let Some(old) = &old {
             self.by_address.remove(&(old.address, id));
         }
         self.by_address.insert((address, id));
-        self.account(id, old.as_ref(), present, suspect, rng);
+        self.account(id, old.as_ref().map(Standing::of), Some(new), rng);
     }
 
     /// Changes a member in place and answers what it was before.
@@ -235,12 +241,12 @@ impl Members {
         let member = self.table.get_mut(&id)?;
         let old = member.clone();
         change(member);
-        let (present, suspect) = (member.is_present(), member.state == MemberState::Suspect);
+        let new = Standing::of(member);
         if member.address != old.address {
             self.by_address.remove(&(old.address, id));
             self.by_address.insert((member.address, id));
         }
-        self.account(id, Some(&old), present, suspect, rng);
+        self.account(id, Some(Standing::of(&old)), Some(new), rng);
         Some(old)
     }
 
@@ -248,7 +254,7 @@ impl Members {
     pub(super) fn remove(&mut self, id: u64, rng: &mut Rng) -> Option<Member> {
         let old = self.table.remove(&id)?;
         self.by_address.remove(&(old.address, id));
-        self.account(id, Some(&old), false, false, rng);
+        self.account(id, Some(Standing::of(&old)), None, rng);
         Some(old)
     }
 
@@ -310,23 +316,14 @@ impl Members {
         sampled
     }
 
-    fn account(
-        &mut self,
-        id: u64,
-        old: Option<&Member>,
-        present: bool,
-        suspect: bool,
-        rng: &mut Rng,
-    ) {
+    fn account(&mut self, id: u64, old: Option<Standing>, new: Option<Standing>, rng: &mut Rng) {
         if id == self.me {
             return;
         }
-        if suspect {
-            self.suspects.insert(id);
-        } else {
-            self.suspects.remove(&id);
-        }
-        match (old.is_some_and(Member::is_present), present) {
+        let (old, new) = (old.unwrap_or_default(), new.unwrap_or_default());
+        self.suspects = self.suspects + usize::from(new.suspect) - usize::from(old.suspect);
+        self.refused = self.refused + usize::from(new.refused) - usize::from(old.refused);
+        match (old.present, new.present) {
             (false, true) => {
                 // At a random place, so that members who join together aren't probed together.
                 let at = rng.usize(..=self.ring.len());
@@ -340,6 +337,27 @@ impl Members {
                 }
             }
             (true, true) | (false, false) => {}
+        }
+    }
+}
+
+/// What is counted of a member.
+#[derive(Clone, Copy, Debug, Default)]
+struct Standing {
+    present: bool,
+    suspect: bool,
+    /// Suspect, and its host says that the process is gone.
+    refused: bool,
+}
+
+impl Standing {
+    fn of(member: &Member) -> Self {
+        let suspect = member.state == MemberState::Suspect;
+        let refused = |suspicion: &Suspicion| suspicion.refused() > 0;
+        Self {
+            present: member.is_present(),
+            suspect,
+            refused: suspect && member.suspicion.as_deref().is_some_and(refused),
         }
     }
 }

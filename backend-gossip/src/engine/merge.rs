@@ -66,10 +66,10 @@ impl Engine {
                 self.meet(now, id, alive);
             }
             Some((true, _)) => self.revive(now, id, alive),
-            // In a sync the sender believes what it says, and nothing else would tell it: who is gone
-            // isn't part of what is compared.
+            // Over a link, as in a sync, the sender believes what it says, and nothing else would tell
+            // it: who is gone isn't part of what is compared.
             Some((false, _)) if sender == id || matches!(route, Route::Reply(_)) => {
-                self.correct(route, id, alive);
+                self.correct(route, sender, id, alive);
             }
             Some((false, _)) => {}
         }
@@ -113,13 +113,14 @@ impl Engine {
     ) {
         let (shortest, awaited) = (self.shortest_suspicion(), self.awaited_accusers());
         let (me, mut mine, mut news, mut started) = (self.me, false, false, false);
+        let mut proof = false;
         let old = self.members.change(id, &mut self.rng, |member| {
             if member.state != MemberState::Suspect || member.incarnation != incarnation {
                 started = member.state != MemberState::Suspect;
                 member.state = MemberState::Suspect;
                 member.incarnation = incarnation;
                 member.since = now;
-                member.suspicion = Some(Suspicion::new(now, shortest, awaited));
+                member.suspicion = Some(Suspicion::new(now, shortest, awaited).into());
                 news = true;
             }
             if let Some(suspicion) = &mut member.suspicion {
@@ -128,6 +129,7 @@ impl Engine {
                     // The accused's own word doesn't count against it.
                     news |= accuser != id && suspicion.accuse(accuser, refused);
                 }
+                proof = suspicion.refused() > 0;
             }
         });
         if !news {
@@ -138,12 +140,16 @@ impl Engine {
             // Who is suspected in a later incarnation has been alive in it.
             self.reappear(now, id);
         }
-        self.spread(now, ItemKey::Member(id));
+        if mine || proof {
+            self.spread(now, ItemKey::Member(id));
+        } else {
+            self.pass_on(now, id);
+        }
         if started {
             self.report_member(id);
             let others = self.members.others().len().max(1);
             if !mine && self.rng.usize(..others) < SUSPECT_PROBERS {
-                self.check_suspect(now, id);
+                self.check_suspect(now, id, incarnation);
             }
         }
         self.arm_suspicion(now, id);
@@ -173,7 +179,7 @@ impl Engine {
         let Some(suspicion) = self
             .members
             .find(id)
-            .and_then(|member| member.suspicion.as_ref())
+            .and_then(|member| member.suspicion.as_deref())
         else {
             return;
         };
@@ -193,7 +199,7 @@ impl Engine {
         // Probes may be far apart, and silence has to be noticed before anybody is convicted by it.
         self.update_contact(now);
         let member = self.members.find(id);
-        let Some(suspicion) = member.and_then(|member| member.suspicion.as_ref()) else {
+        let Some(suspicion) = member.and_then(|member| member.suspicion.as_deref()) else {
             return;
         };
         let (refused, started) = (suspicion.refused() > 0, suspicion.started());
@@ -249,18 +255,19 @@ impl Engine {
 
     /// A suspect has answered this member: what was held against it begins anew, if it doesn't refute.
     pub(super) fn hear_suspect(&mut self, now: Instant, id: u64) {
-        self.members.change(id, &mut self.rng, |member| {
-            if let Some(suspicion) = &mut member.suspicion {
-                suspicion.restart(now);
-            }
-        });
-        if self.members.suspects().contains(&id) {
+        let suspect = |member: &Member| member.state == MemberState::Suspect;
+        if self.members.find(id).is_some_and(suspect) {
+            self.members.change(id, &mut self.rng, |member| {
+                if let Some(suspicion) = &mut member.suspicion {
+                    suspicion.restart(now);
+                }
+            });
             self.arm_suspicion(now, id);
         }
     }
 
     /// A member is dead or has left: its instances leave the views in one change.
-    fn bury(&mut self, now: Instant, id: u64, incarnation: u64, state: MemberState) {
+    pub(super) fn bury(&mut self, now: Instant, id: u64, incarnation: u64, state: MemberState) {
         self.timers.cancel(Timer::Suspicion(id));
         let old = self.members.change(id, &mut self.rng, |member| {
             member.state = state;
@@ -313,10 +320,12 @@ impl Engine {
         if old.state != MemberState::Alive {
             self.report_member(id);
         }
-        if !old.is_present() {
+        if old.is_present() {
+            self.pass_on(now, id);
+        } else {
             self.reappear(now, id);
+            self.spread(now, ItemKey::Member(id));
         }
-        self.spread(now, ItemKey::Member(id));
         self.update_contact(now);
     }
 
@@ -328,19 +337,32 @@ impl Engine {
         self.timers.set_if_unset(Timer::Probe, now);
     }
 
-    /// A member speaks as somebody it no longer is for us (a new start whose clock was set back, or
-    /// one that has not heard that it is dead): tell it what we know.
-    fn correct(&mut self, route: Route, id: u64, alive: &Alive) {
+    /// Tells a sender that the member it speaks of is gone; and a member that speaks of itself also
+    /// that a newer start of it is known (its clock was set back).
+    ///
+    /// Never more than what the sender doesn't know: two members that correct each other would do so
+    /// for ever.
+    fn correct(&mut self, route: Route, sender: u64, id: u64, alive: &Alive) {
         let Some(member) = self.members.find(id) else {
             return;
         };
-        let accuse = member.to_accuse(id).map(Message::Accuse);
-        if member.generation == alive.generation && accuse.is_none() {
+        let newer_start = member.generation > alive.generation;
+        if member.is_present() && !(newer_start && sender == id) {
             return;
         }
-        // The accusation first: who hears of its own death needn't see a rival in its former self.
-        let mut messages: Vec<_> = accuse.into_iter().collect();
-        messages.push(Message::Alive(member.to_alive()));
+        let mut messages: Vec<_> = member
+            .to_accuse(id)
+            .map(Message::Accuse)
+            .into_iter()
+            .collect();
+        if newer_start {
+            messages.push(Message::Alive(member.to_alive()));
+        }
+        if sender != id {
+            // First the start, then its end. To the member itself the other way round: who hears of
+            // its own end needn't see a rival in its former self.
+            messages.reverse();
+        }
         let frame = self.frame(&messages);
         self.transmit(route, frame);
     }
@@ -529,12 +551,7 @@ impl Engine {
     }
 
     fn check_superseded_by(&mut self, now: Instant, owner: u64) {
-        let keys: Vec<_> = self
-            .registry
-            .of(owner)
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in keys {
+        for key in self.registry.keys_of(owner) {
             self.check_superseded(now, &key);
         }
     }

@@ -61,7 +61,7 @@ use self::join::{Join, Leave};
 use self::member::{Member, Members};
 use self::probe::{Check, Loss, Probe};
 use self::registry::{Registry, Stored};
-use self::spread::Budget;
+use self::spread::{Agreement, Budget};
 use self::suspicion::Suspicion;
 use self::timer::{Timer, Timers};
 use crate::wire::content::Content;
@@ -238,9 +238,15 @@ pub struct Engine {
     fresh: BTreeSet<ItemKey>,
     budget: Budget,
     pushed: Option<Instant>,
-    sync_with: Option<SocketAddr>,
+    /// Whose digest differed last, and since when there is one.
+    sync_with: Option<(SocketAddr, Instant)>,
+    /// When something was last spread.
+    latest_news: Option<Instant>,
+    agreement: Agreement,
 
     join: Join,
+    /// Whether what is being handled is the answer to a join.
+    learning: bool,
     leave: Option<Leave>,
 
     transmits: VecDeque<Transmit>,
@@ -286,7 +292,10 @@ impl Engine {
             budget: Budget::new(now),
             pushed: None,
             sync_with: None,
+            latest_news: None,
+            agreement: Agreement::default(),
             join: Join::default(),
+            learning: false,
             leave: None,
             timers: Timers::default(),
             transmits: VecDeque::new(),
@@ -352,7 +361,7 @@ impl Engine {
                 Timer::Probe => self.probe(now),
                 Timer::Push => self.push(now),
                 Timer::Gossip => self.gossip(now),
-                Timer::Sync => self.sync(),
+                Timer::Sync => self.sync(now),
                 Timer::Join => self.retry_join(now),
                 Timer::Heal => self.heal(now),
                 Timer::Leave => self.announce_leave(now),
@@ -525,6 +534,7 @@ impl Engine {
             self.stats.foreign += 1;
             return;
         }
+        self.learning = matches!(route, Route::Reply(_)) && !self.is_joined();
         let mut answer = sync::Answer::default();
         while !reader.is_empty() {
             match Message::decode(&mut reader) {
@@ -538,6 +548,7 @@ impl Engine {
                 }
             }
         }
+        self.learning = false;
         self.answer(route, answer);
     }
 
@@ -563,9 +574,14 @@ impl Engine {
         }
         match message {
             Message::Ping {
-                sequence, target, ..
+                sequence,
+                target,
+                digest,
             } => {
                 self.handle_ping(route, sender, sequence, target);
+                if self.is_member_at(sender, route) {
+                    self.note_agreement(digest);
+                }
             }
             Message::Ack { sequence, digest } => self.handle_ack(now, sender, sequence, digest),
             Message::PingRequest {
@@ -697,12 +713,7 @@ impl Engine {
 
     /// Indexes the records of a member anew and reports their services: its presence has changed.
     fn index_records(&mut self, owner: u64) {
-        let keys: Vec<_> = self
-            .registry
-            .of(owner)
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in keys {
+        for key in self.registry.keys_of(owner) {
             self.index_record(owner, &key);
             self.changed.insert(key.service().clone());
         }
@@ -781,18 +792,15 @@ impl Engine {
     /// the live ones among them have newer versions on the way, and would leave the views until
     /// these arrive.
     fn drop_void(&mut self, now: Instant) {
-        let mut void = Vec::new();
-        for owner in self.registry.owners() {
-            let Some(member) = self.members.find(owner) else {
-                continue;
-            };
-            if now.saturating_duration_since(member.floor_heard) < VOID_GRACE {
-                continue;
-            }
-            let records = self.registry.of(owner);
-            let below = records.filter(|(_, stored)| stored.version <= member.floor);
-            void.extend(below.map(|(key, _)| (owner, key.clone())));
-        }
+        let is_void = |owner: u64, stored: &Stored| {
+            self.members.find(owner).is_some_and(|member| {
+                stored.version <= member.floor
+                    && now.saturating_duration_since(member.floor_heard) >= VOID_GRACE
+            })
+        };
+        let records = self.registry.iter();
+        let void = records.filter(|(owner, _, stored)| is_void(*owner, stored));
+        let void: Vec<_> = void.map(|(owner, key, _)| (owner, key.clone())).collect();
         for (owner, key) in void {
             self.drop_record(owner, &key);
         }
@@ -857,12 +865,7 @@ impl Engine {
     }
 
     fn drop_records(&mut self, owner: u64) {
-        let keys: Vec<_> = self
-            .registry
-            .of(owner)
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in keys {
+        for key in self.registry.keys_of(owner) {
             self.drop_record(owner, &key);
         }
     }

@@ -68,8 +68,10 @@ pub(super) struct Check {
 pub(super) enum Reason {
     /// Another member asked for it.
     Asked { origin: Route, sequence: u64 },
-    /// Others suspect it.
-    Suspected,
+    /// Others suspect it in this incarnation.
+    Suspected { incarnation: u64 },
+    /// Another member is silent: a look around whether it is the only one.
+    Look,
     /// A link to it was closed from its side, or could not be opened.
     Evidence,
 }
@@ -152,7 +154,7 @@ impl Engine {
     /// Whether a frame comes from where its sender is known to be. Anybody can claim an address:
     /// others than members get no broadcasts, which would multiply what a forger sends to a victim,
     /// and be counted as sent.
-    fn is_member_at(&self, sender: u64, route: Route) -> bool {
+    pub(super) fn is_member_at(&self, sender: u64, route: Route) -> bool {
         let member = self
             .members
             .find(sender)
@@ -230,10 +232,8 @@ impl Engine {
         target: u64,
         refused: bool,
     ) {
-        // The nack has to be in time.
-        let window = self.check_window();
         let reason = Reason::Asked { origin, sequence };
-        if !self.check(now, target, reason, window, refused) {
+        if !self.check(now, target, reason, self.check_window(), refused) {
             let nack = self.frame(&[Message::Nack { sequence }]);
             self.transmit(origin, nack);
         }
@@ -291,12 +291,13 @@ impl Engine {
         true
     }
 
-    /// Checks a member against which something speaks.
-    pub(super) fn check_suspect(&mut self, now: Instant, target: u64) {
-        self.check(now, target, Reason::Suspected, self.check_window(), true);
+    /// Checks a member that others suspect.
+    pub(super) fn check_suspect(&mut self, now: Instant, target: u64, incarnation: u64) {
+        let reason = Reason::Suspected { incarnation };
+        self.check(now, target, reason, self.check_window(), true);
     }
 
-    /// How long a check waits for its answer: sooner over than an asker's deadline.
+    /// How long an answer to a check may take: less than a whole probe, so that a nack is in time.
     pub(super) fn check_window(&self) -> Duration {
         self.config.probe_timeout.mul_f32(0.6)
     }
@@ -318,7 +319,8 @@ impl Engine {
                     self.ask_witnesses(check.target);
                 }
             }
-            Reason::Suspected => self.accuse(now, check.target, false),
+            Reason::Suspected { incarnation } => self.confirm(now, check.target, incarnation),
+            Reason::Look => self.accuse(now, check.target, false),
             Reason::Evidence | Reason::Asked { .. } => {}
         }
     }
@@ -527,11 +529,23 @@ impl Engine {
         }
     }
 
+    /// Joins a suspicion that still stands. Once it is refuted the missing answer was chance: to
+    /// suspect anew by it would make every suspicion the cause of more than one other where many
+    /// answers are lost.
+    fn confirm(&mut self, now: Instant, id: u64, incarnation: u64) {
+        let suspected = |member: &&Member| {
+            member.state == MemberState::Suspect && member.incarnation == incarnation
+        };
+        if self.members.find(id).filter(suspected).is_some() {
+            self.accuse(now, id, false);
+        }
+    }
+
     /// Checks a few others when one is silent: if they are too, it is not about the one.
     fn look_around(&mut self, now: Instant, silent: u64) {
         let alive = |id: u64, member: &Member| id != silent && member.state == MemberState::Alive;
         for other in self.members.sample(LOOK_AROUND, &mut self.rng, alive) {
-            self.check_suspect(now, other);
+            self.check(now, other, Reason::Look, self.check_window(), true);
         }
     }
 

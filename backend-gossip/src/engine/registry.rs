@@ -25,9 +25,15 @@ pub(super) struct Stored {
 
 #[derive(Debug, Default)]
 pub(super) struct Registry {
-    owners: BTreeMap<u64, BTreeMap<InstanceKey, Stored>>,
+    /// One map for all owners: most have a single record, and a map each would be mostly room.
+    records: BTreeMap<Place, Stored>,
+    /// Number of records of each owner that has any.
+    counts: BTreeMap<u64, usize>,
     offers: BTreeMap<ServiceName, BTreeMap<InstanceId, Vec<Offer>>>,
 }
+
+/// Where a record stands: by owner, then by key; before all keys of an owner with none.
+type Place = (u64, Option<InstanceKey>);
 
 /// What one owner offers under a key.
 #[derive(Clone, Debug)]
@@ -39,22 +45,30 @@ pub(super) struct Offer {
 impl Registry {
     /// One record.
     pub(super) fn find(&self, owner: u64, key: &InstanceKey) -> Option<&Stored> {
-        self.owners.get(&owner)?.get(key)
+        self.records.get(&(owner, Some(key.clone())))
     }
 
     /// All records of an owner, by key.
     pub(super) fn of(&self, owner: u64) -> impl Iterator<Item = (&InstanceKey, &Stored)> {
-        self.owners.get(&owner).into_iter().flatten()
+        let records = self.records.range((owner, None)..);
+        let records = records.take_while(move |((of, _), _)| *of == owner);
+        records.filter_map(|((_, key), stored)| Some((key.as_ref()?, stored)))
+    }
+
+    /// The keys of an owner's records.
+    pub(super) fn keys_of(&self, owner: u64) -> Vec<InstanceKey> {
+        self.of(owner).map(|(key, _)| key.clone()).collect()
     }
 
     /// Number of records of an owner.
     pub(super) fn count(&self, owner: u64) -> usize {
-        self.owners.get(&owner).map_or(0, BTreeMap::len)
+        self.counts.get(&owner).copied().unwrap_or(0)
     }
 
-    /// All owners that have records.
-    pub(super) fn owners(&self) -> impl Iterator<Item = u64> {
-        self.owners.keys().copied()
+    /// All records, by owner and key.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &InstanceKey, &Stored)> {
+        let records = self.records.iter();
+        records.filter_map(|((owner, key), stored)| Some((*owner, key.as_ref()?, stored)))
     }
 
     /// Stores a record, whatever was there.
@@ -63,26 +77,29 @@ impl Registry {
         if let Some(content) = &stored.content {
             let offers = self.offers.entry(key.service().clone()).or_default();
             let instance = content.instance.clone();
+            // Nearly always there is one.
+            let offers = offers.entry(key.id().clone());
             offers
-                .entry(key.id().clone())
-                .or_default()
+                .or_insert_with(|| Vec::with_capacity(1))
                 .push(Offer { owner, instance });
         }
-        self.owners
-            .entry(owner)
-            .or_default()
-            .insert(key.clone(), stored);
+        let place = (owner, Some(key.clone()));
+        if self.records.insert(place, stored).is_none() {
+            *self.counts.entry(owner).or_default() += 1;
+        }
     }
 
     /// Forgets a record.
     pub(super) fn remove(&mut self, owner: u64, key: &InstanceKey) -> Option<Stored> {
-        let records = self.owners.get_mut(&owner)?;
-        let removed = records.remove(key);
-        if records.is_empty() {
-            self.owners.remove(&owner);
-        }
         self.withdraw(owner, key);
-        removed
+        let removed = self.records.remove(&(owner, Some(key.clone())))?;
+        if let Some(count) = self.counts.get_mut(&owner) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&owner);
+            }
+        }
+        Some(removed)
     }
 
     /// Everything offered under a key.

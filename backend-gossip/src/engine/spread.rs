@@ -19,12 +19,27 @@ const PUSH_FRAMES_PER_SECOND: u32 = 1_000;
 /// Frames that may go at once after a quiet time.
 const PUSH_FRAMES_BURST: i64 = 200;
 
+/// Loss from which on what is said about silent members is gossiped and no longer pushed on: one ping
+/// that was lost lately is no reason yet.
+const STORM_DOUBT: f64 = 0.6;
+
 /// Space in a datagram below which no broadcast is tried.
 const SPACE_WORTH_FILLING: usize = 24;
 
 /// Broadcasts tried and found too large for what is left of a datagram before it is sent as it is: in
 /// a storm thousands are queued, and every ping and ack would encode them all.
 const MISFITS_MAX: usize = 16;
+
+/// Members in a row that must agree in everything for what is queued to count as spread. Those who
+/// don't have it by then are few, and their digests tell.
+const AGREEMENTS: u32 = 4;
+
+/// How many members in a row have had this member's digest.
+#[derive(Debug, Default)]
+pub(super) struct Agreement {
+    digest: u64,
+    members: u32,
+}
 
 /// What may be pushed; goes into debt by one round and waits until it is paid.
 #[derive(Debug)]
@@ -67,22 +82,69 @@ impl Budget {
 }
 
 impl Engine {
-    /// Spreads an item in its newest form.
+    /// Spreads an item in its newest form: pushes it, and gossips it.
     pub(super) fn spread(&mut self, now: Instant, key: ItemKey) {
         if self.members.others().is_empty() {
             // Whoever joins gets everything by sync.
             return;
         }
+        if self.learning && key != ItemKey::Member(self.me) {
+            // Those who know it have spread it.
+            return;
+        }
+        self.latest_news = Some(now);
         self.fresh.insert(key.clone());
-        self.broadcasts.add(key);
-        self.stats.broadcasts_max = self.stats.broadcasts_max.max(self.broadcasts.len());
+        self.queue(now, key);
         // At once after a quiet time; otherwise in company with what else comes up.
         let at = self
             .pushed
             .map_or(now, |pushed| now.max(pushed + self.config.push_delay));
         self.timers.set_if_unset(Timer::Push, at);
+    }
+
+    /// Passes on what others say for or against a silent member.
+    ///
+    /// Pushed on by everybody it costs the cluster a handful of frames a member. Where pings are lost
+    /// all the time that is a storm; suspicions last longer there, and gossip carries them in time.
+    pub(super) fn pass_on(&mut self, now: Instant, id: u64) {
+        if self.loss.doubt() < STORM_DOUBT {
+            self.spread(now, ItemKey::Member(id));
+        } else if !self.members.others().is_empty() {
+            self.queue(now, ItemKey::Member(id));
+        }
+    }
+
+    fn queue(&mut self, now: Instant, key: ItemKey) {
+        self.broadcasts.add(key);
+        self.stats.broadcasts_max = self.stats.broadcasts_max.max(self.broadcasts.len());
         self.timers
             .set_if_unset(Timer::Gossip, now + self.config.gossip_interval);
+    }
+
+    /// A member has told its digest. Once several in a row have agreed in everything, what the digest
+    /// covers needs no more gossip: after many have joined together that is nearly all of it.
+    pub(super) fn note_agreement(&mut self, digest: u64) {
+        if digest != self.items.digest() {
+            self.agreement.members = 0;
+            return;
+        }
+        if self.agreement.digest != digest {
+            self.agreement = Agreement { digest, members: 0 };
+        }
+        self.agreement.members += 1;
+        if self.agreement.members < AGREEMENTS || self.broadcasts.is_empty() {
+            return;
+        }
+        let members = &self.members;
+        let is_told_otherwise = |key: &ItemKey| match key {
+            ItemKey::Member(id) => members
+                .find(*id)
+                .is_some_and(|member| member.state != MemberState::Alive),
+            ItemKey::Record(owner, _) => members
+                .find(*owner)
+                .is_some_and(|owner| !owner.is_present()),
+        };
+        self.broadcasts.retain(is_told_otherwise);
     }
 
     /// Sends what is fresh to a few members.

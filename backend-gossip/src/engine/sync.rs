@@ -20,6 +20,9 @@ use crate::wire::message::{RangeDigest, Stamp};
 /// A difference that is younger than this is most likely a change on its way.
 const SETTLE: Duration = Duration::from_millis(300);
 
+/// For so long a sync waits while there is news all the time: in a storm digests differ always.
+const SETTLE_MAX: Duration = Duration::from_secs(2);
+
 /// Ranges with at most this many items are listed instead of split: about a kilobyte.
 const LEAF_ITEMS: u64 = 32;
 
@@ -75,16 +78,26 @@ impl Engine {
     pub(super) fn compare_digest(&mut self, now: Instant, member: u64, digest: u64) {
         if digest == self.items.digest() {
             self.timers.cancel(Timer::Sync);
+            self.sync_with = None;
+            self.note_agreement(digest);
             self.joined(now);
         } else if let Some(address) = self.members.find(member).map(|member| member.address) {
-            self.sync_with = Some(address);
+            let (_, since) = self.sync_with.unwrap_or((address, now));
+            self.sync_with = Some((address, since));
             self.timers.set_if_unset(Timer::Sync, now + SETTLE);
         }
     }
 
-    /// Syncs with the member whose digest differed.
-    pub(super) fn sync(&mut self) {
-        if let Some(address) = self.sync_with.take() {
+    /// Syncs with the member whose digest differed, once no news is under way.
+    pub(super) fn sync(&mut self, now: Instant) {
+        let Some((address, since)) = self.sync_with.take() else {
+            return;
+        };
+        let settled = self.latest_news.map_or(now, |news| news + SETTLE);
+        if settled > now && now < since + SETTLE_MAX {
+            self.sync_with = Some((address, since));
+            self.timers.set(Timer::Sync, settled);
+        } else {
             self.start_sync(address);
         }
     }

@@ -64,7 +64,8 @@ impl Cluster {
     /// Links are named by the pair of their ends.
     fn deliver(&mut self) {
         let count = self.engines.len();
-        loop {
+        for round in 0.. {
+            assert!(round < 1_000, "frames answer frames for ever");
             let mut quiet = true;
             for from in 0..count {
                 while let Some(event) = self.engines[from].poll_event() {
@@ -261,6 +262,29 @@ fn who_suspects_everybody_says_good_bye_all_the_same() {
     assert!(cluster.events[0].contains(&Event::Left));
     let left = cluster.engines[1].members.find(me).unwrap().state;
     assert_eq!(left, MemberState::Left);
+}
+
+#[test]
+fn members_that_know_the_same_of_a_third_do_not_correct_each_other() {
+    let mut cluster = Cluster::new(3);
+    cluster.run(seconds(1));
+    let (now, third) = (cluster.now, cluster.engines[2].me);
+    cluster.killed.insert(2);
+    let alive = cluster.engines[2].members.me().to_alive();
+    for state in [MemberState::Suspect, MemberState::Dead] {
+        for at in [0, 1] {
+            let engine = &mut cluster.engines[at];
+            let accusers = (1..=3).map(|accuser| (accuser, false));
+            engine.suspect(now, third, alive.incarnation, accusers);
+            if state == MemberState::Dead {
+                engine.bury(now, third, alive.incarnation, state);
+            }
+            assert_eq!(engine.members.find(third).unwrap().state, state);
+        }
+        let frame = cluster.engines[0].frame(&[Message::Alive(alive.clone())]);
+        cluster.engines[0].transmit(Route::Link(address(1)), frame);
+        cluster.deliver();
+    }
 }
 
 #[test]

@@ -197,6 +197,27 @@ async fn the_link_unused_longest_makes_room() {
 }
 
 #[tokio::test]
+async fn silent_links_make_room_for_new_ones_and_used_ones_do_not() {
+    let (listener, addr) = listen().await;
+    let mut links = Links::new();
+    links.incoming_max = 2;
+    let start = Instant::now();
+    let mut peers = Vec::new();
+    let mut connect = async || {
+        peers.push(TcpStream::connect(addr).await.unwrap());
+        listener.accept().await.unwrap().0
+    };
+    for _ in 0..3 {
+        links.accept(start, connect().await);
+    }
+    let stats = links.stats();
+    assert_eq!((stats.open, stats.turned_away, stats.evicted), (2, 1, 0));
+    links.accept(start + IN_USE, connect().await);
+    let stats = links.stats();
+    assert_eq!((stats.open, stats.turned_away, stats.evicted), (2, 1, 1));
+}
+
+#[tokio::test]
 async fn idle_links_are_closed_by_their_opener() {
     let (listener, addr) = listen().await;
     let (mut a, mut b) = (Links::new(), Links::new());
@@ -221,12 +242,12 @@ async fn a_kept_link_is_opened_and_stays_open() {
     a.keep(start, vec![addr]);
     b.accept(start, listener.accept().await.unwrap().0);
     for idle in 1..=4 {
-        a.tend(start + idle * IDLE_OUT);
+        a.tend(start + idle * IDLE_KEPT);
         assert!(timeout(Duration::from_millis(50), b.next()).await.is_err());
         assert_eq!((a.stats().open, b.stats().open), (1, 1));
     }
     a.keep(start, Vec::new());
-    a.tend(start + 5 * IDLE_OUT);
+    a.tend(start + 5 * IDLE_KEPT);
     assert_eq!(a.stats().open, 0);
     until(&mut b, |stats| stats.open == 0).await;
 

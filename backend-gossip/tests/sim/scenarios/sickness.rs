@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{cluster, each_seed, seconds};
 use crate::app::key;
+use crate::net::Weather;
 use crate::world::World;
 
 #[test]
@@ -80,6 +81,39 @@ fn a_lossy_member_is_not_lost() {
         world.run_until_agreed(seconds(10))?;
         Ok(())
     });
+}
+
+/// Losses make accusations, and each of those is told to everybody: the cost of that has a bound.
+#[test]
+fn a_lossy_network_is_no_storm() {
+    let members = 50;
+    each_seed(|seed| {
+        let mut world = cluster(seed, members)?;
+        let weather = Weather {
+            loss: 0.3,
+            ..world.net.weather
+        };
+        let time = seconds(60);
+        world.net.weather = weather;
+        world.run_for(seconds(10))?;
+        let before = datagrams(&world);
+        world.run_for(time)?;
+        let sent = (datagrams(&world) - before) as f64 / members as f64 / time.as_secs_f64();
+        assert!(world.counters.datagrams_lost > 10_000);
+        println!("seed {seed}: {sent:.1} datagrams a second and member");
+        assert!(sent < 30.0, "{sent:.1} datagrams a second and member");
+        for (slot, buried) in burials(&world) {
+            assert!(buried.is_empty(), "m{slot} buried {buried:?}");
+        }
+        Ok(())
+    });
+}
+
+fn datagrams(world: &World) -> u64 {
+    let processes = world.processes.values();
+    processes
+        .map(|process| process.engine.stats().datagrams_out)
+        .sum()
 }
 
 /// Whom each process has ever taken for dead.
