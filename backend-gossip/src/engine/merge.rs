@@ -227,13 +227,14 @@ impl Engine {
     /// give them the time. Answers whether there is something to wait for.
     fn look_again(&mut self, now: Instant, id: u64) -> bool {
         let mut looks = false;
-        let (me, mut deadline) = (self.me, now);
+        let (me, mut deadline, mut incarnation) = (self.me, now, 0);
         self.members.change(id, &mut self.rng, |member| {
             if let Some(suspicion) = &mut member.suspicion
                 && !suspicion.look()
             {
                 looks = true;
                 deadline = suspicion.deadline();
+                incarnation = member.incarnation;
             }
         });
         if !looks {
@@ -244,7 +245,7 @@ impl Engine {
         let suspicion = self.members.find(id).and_then(|m| m.suspicion.as_ref());
         let accuses = suspicion.is_some_and(|suspicion| suspicion.is_accused_by(me));
         if accuses || self.rng.usize(..others) < LAST_LOOKERS {
-            self.check_suspect(now, id);
+            self.check_suspect(now, id, incarnation);
         } else {
             window *= 2;
         }
