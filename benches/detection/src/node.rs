@@ -34,6 +34,8 @@ pub(crate) trait Node: Debug + Send {
     fn others(&self) -> usize;
     /// Equal where two know the same, records included.
     fn digest(&self) -> u64;
+    /// How many members it has taken for dead by its own verdict, and not on the word of another.
+    fn verdicts(&self) -> u64;
     /// Bytes sent since the start, without the headers of IP; `None` where its encoding is not real.
     fn bytes_sent(&self) -> Option<u64>;
 }
@@ -134,6 +136,10 @@ impl Node for Engine {
 
     fn digest(&self) -> u64 {
         self.digest()
+    }
+
+    fn verdicts(&self) -> u64 {
+        self.stats().deaths
     }
 
     fn bytes_sent(&self) -> Option<u64> {

@@ -45,6 +45,8 @@ pub(crate) struct Process<N> {
     pub(crate) busy: bool,
     /// Where its driver keeps links open to.
     pub(crate) kept: Vec<SocketAddr>,
+    /// Verdicts of its own before this turn.
+    pub(crate) verdicts: u64,
     inbox: VecDeque<Input>,
     datagrams: usize,
 }
@@ -58,6 +60,7 @@ impl<N> Process<N> {
             timers: 0,
             busy: false,
             kept: Vec::new(),
+            verdicts: 0,
             inbox: VecDeque::new(),
             datagrams: 0,
         }

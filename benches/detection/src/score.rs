@@ -25,7 +25,8 @@ pub(crate) enum Cause {
     Cut,
 }
 
-/// A time in which a running member was taken for dead by somebody.
+/// A verdict on a running member. Others that pass the same one count with it, until everybody has the
+/// member back.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Death {
     pub(crate) at: Duration,
@@ -117,8 +118,15 @@ impl Score {
         self.look_at_victims(now);
     }
 
-    /// A member takes another for this from now on.
-    pub(crate) fn told(&mut self, now: Duration, by: HostId, subject: HostId, standing: Standing) {
+    /// A member takes another for this from now on, by its own verdict or on another's word. Only a
+    /// verdict is a death; who believes it has lost somebody from its view.
+    pub(crate) fn told(
+        &mut self,
+        now: Duration,
+        (by, own): (HostId, bool),
+        subject: HostId,
+        standing: Standing,
+    ) {
         if standing != Standing::Dead {
             let subject = &mut self.hosts[subject.0];
             subject.dead_to.remove(&by);
@@ -135,7 +143,7 @@ impl Score {
             return;
         }
         self.views += u64::from(cause == Cause::None);
-        if host.counted.insert(cause) {
+        if own && host.counted.insert(cause) {
             self.deaths.push(Death {
                 at: now,
                 subject,
@@ -202,9 +210,9 @@ mod tests {
         let mut score = score(4);
         score.pace(HostId(3), Pace::Paused, SECOND);
         score.silenced(HostId(0), SECOND);
-        score.told(2 * SECOND, HostId(1), HostId(0), Standing::Dead);
+        score.told(2 * SECOND, (HostId(1), true), HostId(0), Standing::Dead);
         assert_eq!(score.victims[0].gone, None);
-        score.told(3 * SECOND, HostId(2), HostId(0), Standing::Dead);
+        score.told(3 * SECOND, (HostId(2), true), HostId(0), Standing::Dead);
         assert_eq!(score.victims[0].gone, Some(3 * SECOND));
         assert!(score.deaths.is_empty());
     }
@@ -213,13 +221,14 @@ mod tests {
     fn a_false_death_counts_once_until_everybody_has_the_member_back() {
         let mut score = score(3);
         for by in [1, 2] {
-            score.told(SECOND, HostId(by), HostId(0), Standing::Dead);
+            score.told(SECOND, (HostId(by), true), HostId(0), Standing::Dead);
         }
-        assert_eq!((score.deaths.len(), score.views), (1, 2));
+        score.told(SECOND, (HostId(2), false), HostId(1), Standing::Dead);
+        assert_eq!((score.deaths.len(), score.views), (1, 3));
         for by in [1, 2] {
-            score.told(SECOND, HostId(by), HostId(0), Standing::Alive);
+            score.told(SECOND, (HostId(by), true), HostId(0), Standing::Alive);
         }
-        score.told(2 * SECOND, HostId(1), HostId(0), Standing::Dead);
+        score.told(2 * SECOND, (HostId(1), true), HostId(0), Standing::Dead);
         assert_eq!(
             (score.deaths.len(), score.deaths[0].cause),
             (2, Cause::None)
@@ -232,9 +241,9 @@ mod tests {
         score.pace(HostId(0), Pace::Paused, SECOND);
         score.pace(HostId(0), Pace::Normal, 6 * SECOND);
         score.cut(&BTreeSet::from([HostId(1)]), true, SECOND);
-        score.told(9 * SECOND, HostId(2), HostId(0), Standing::Dead);
-        score.told(9 * SECOND, HostId(1), HostId(3), Standing::Dead);
-        score.told(60 * SECOND, HostId(3), HostId(0), Standing::Dead);
+        score.told(9 * SECOND, (HostId(2), true), HostId(0), Standing::Dead);
+        score.told(9 * SECOND, (HostId(1), true), HostId(3), Standing::Dead);
+        score.told(60 * SECOND, (HostId(3), true), HostId(0), Standing::Dead);
         let causes: Vec<_> = score.deaths.iter().map(|death| death.cause).collect();
         assert_eq!(causes, [Cause::Paused, Cause::Cut, Cause::None]);
     }

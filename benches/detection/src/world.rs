@@ -320,10 +320,14 @@ impl<N: Node> World<N> {
         while let Some(transmit) = self.node(host).and_then(Node::poll_transmit) {
             self.transmit(host, transmit);
         }
+        let own = self.processes[host.0].as_mut().is_some_and(|process| {
+            let before = std::mem::replace(&mut process.verdicts, process.node.verdicts());
+            process.verdicts > before
+        });
         while let Some(notice) = self.node(host).and_then(Node::poll_notice) {
             match notice {
                 Notice::Member(subject, standing) => {
-                    self.score.told(self.now, host, subject, standing);
+                    self.score.told(self.now, (host, own), subject, standing);
                 }
                 Notice::Sentinels(addresses) => {
                     if let Some(process) = &mut self.processes[host.0] {

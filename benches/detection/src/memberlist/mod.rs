@@ -70,6 +70,7 @@ pub(crate) struct Memberlist {
     probe_tick: Instant,
     gossip_tick: Instant,
     push_pull_at: Instant,
+    verdicts: u64,
     transmits: VecDeque<Transmit>,
     notices: VecDeque<Notice>,
 }
@@ -130,6 +131,7 @@ impl Node for Memberlist {
             probe_tick,
             gossip_tick,
             push_pull_at,
+            verdicts: 0,
             transmits: VecDeque::new(),
             notices: VecDeque::new(),
         };
@@ -209,6 +211,10 @@ impl Node for Memberlist {
 
     fn digest(&self) -> u64 {
         self.others() as u64
+    }
+
+    fn verdicts(&self) -> u64 {
+        self.verdicts
     }
 
     fn bytes_sent(&self) -> Option<u64> {
@@ -517,6 +523,7 @@ impl Memberlist {
         let convicted = self.members.iter().filter(|(_, member)| over(member));
         let convicted: Vec<_> = convicted.map(|(id, m)| (*id, m.incarnation)).collect();
         for (id, incarnation) in convicted {
+            self.verdicts += 1;
             self.bury(now, id, incarnation, self.me);
         }
     }
