@@ -204,10 +204,20 @@ impl Engine {
         };
         let (refused, started) = (suspicion.refused() > 0, suspicion.started());
         if !refused {
-            if self.look_again(now, id) || self.extend_suspicion(now, id) {
+            let hold = self.conviction_held(now, started);
+            if hold.is_none() && self.look_again(now, id) {
                 return;
             }
-            if let Some(hold) = self.conviction_held(now, started) {
+            if self.extend_suspicion(now, id) {
+                return;
+            }
+            if let Some(hold) = hold {
+                // What was seen before says nothing by then.
+                self.members.change(id, &mut self.rng, |member| {
+                    if let Some(suspicion) = &mut member.suspicion {
+                        suspicion.forget_look();
+                    }
+                });
                 self.timers.set(Timer::Suspicion(id), hold);
                 return;
             }

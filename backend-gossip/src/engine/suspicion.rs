@@ -67,6 +67,11 @@ impl Suspicion {
         std::mem::replace(&mut self.looked, true)
     }
 
+    /// The last look is to be made again.
+    pub(super) fn forget_look(&mut self) {
+        self.looked = false;
+    }
+
     /// Whether `member` accuses.
     pub(super) fn is_accused_by(&self, member: u64) -> bool {
         self.accusers.contains(&member)
