@@ -4,6 +4,7 @@
 //! brings it to the server. Callers wait for their change to arrive, but not longer than the server
 //! is heard.
 
+mod creation;
 mod worker;
 
 use std::collections::{BTreeMap, HashMap};
@@ -16,6 +17,7 @@ use tidings_api::{
 };
 use tokio::sync::{oneshot, watch};
 
+use self::creation::Creations;
 pub(crate) use self::worker::{Turns, work};
 use crate::content::Encoder;
 use crate::error::BACKEND;
@@ -25,6 +27,7 @@ use crate::error::BACKEND;
 pub(crate) struct Registrations {
     encoder: Encoder,
     entries: Mutex<Entries>,
+    creations: Creations,
 }
 
 type Entries = HashMap<ServiceName, BTreeMap<InstanceId, Entry>>;
@@ -107,6 +110,7 @@ impl Registrations {
         Self {
             encoder,
             entries: Mutex::default(),
+            creations: Creations::default(),
         }
     }
 

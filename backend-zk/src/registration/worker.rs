@@ -273,17 +273,14 @@ impl Worker {
     }
 
     async fn create(&mut self, link: &Link, job: &Job) -> Result<(), Failure> {
-        let bytes = self.encode(&job.instance)?;
+        let (bytes, shared) = (self.encode(&job.instance)?, self.shared.clone());
         for _ in 0..LOOKS_MAX {
-            let options = zk::CreateMode::Ephemeral.with_acls(self.shared.acls());
-            let created = link.client().create(&self.path, &bytes, &options);
-            // Asked for at once, answered after the creation.
-            let guard = link.client().check_and_watch_stat(&self.path);
-            match self.write(link.call(created).await) {
-                Ok((stat, _)) => {
+            let creations = &shared.registrations.creations;
+            let created = creations.create(link, shared.acls(), &self.path, bytes.clone());
+            match self.write(created.await) {
+                Ok(()) => {
                     self.settled(job);
-                    let guard = link.call(guard).await?;
-                    return self.keep(link, stat.version, guard);
+                    return self.guard_node(link, 0).await;
                 }
                 Err(Failure::Refused(zk::Error::NoNode)) => self.make_parents(link).await?,
                 Err(failure) => return Err(failure),
