@@ -8,9 +8,9 @@
 //!
 //! | | goal | etcd 3.4 | etcd 3.5 |
 //! |---|---|---|---|
-//! | register → seen elsewhere, p50 | ≤ 1.2 | 1.13 | 1.20 |
-//! | register → seen elsewhere, p99 | ≤ 1.2 | 1.07–1.24 | 0.88 |
-//! | registrations at 64 in flight, 1 lease | ≥ 0.8 | 2.41 | 1.26 |
+//! | register → seen elsewhere, p50 | ≤ 1.2 | 1.13–1.17 | 1.19–1.20 |
+//! | register → seen elsewhere, p99 | ≤ 1.2 | 0.84–1.24 | 0.61–0.88 |
+//! | registrations at 64 in flight, 1 lease | ≥ 0.8 | 1.86–2.41 | 1.26–1.33 |
 //! | the same, 2 leases | | 1.67 | 1.37 |
 //! | the same, 4 leases | | 2.16 | 1.38 |
 //! | the same, 8 leases | | 1.72 | 1.06 |
