@@ -384,7 +384,6 @@ impl Driver {
     fn sweep(&mut self, now: Instant) {
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP_INTERVAL;
-            self.board.crash_bound(self.engine.crash_bound());
             self.links.tend(now);
             self.state.tend(now, &self.engine);
             self.watches.sweep();

@@ -132,8 +132,9 @@ pub enum Event {
     Freshness(Freshness),
     /// A seed has answered with all it knows, or there are no seeds to ask.
     Joined,
-    /// The members to keep a link open to, at these addresses, and no longer to those named before;
-    /// when one is closed from the other side, [`Engine::handle_link_closed`] wants to know.
+    /// The members to keep a link open to, at these addresses, and no longer to those named before.
+    /// One that is closed from the other side is opened again at once: where the process is gone that
+    /// is refused, which [`Engine::handle_link_failure`] wants to know.
     Sentinels(Vec<SocketAddr>),
     /// The seeds should be resolved again and given to [`Engine::handle_seeds`].
     SeedsWanted,
@@ -335,15 +336,6 @@ impl Engine {
             && let Some(id) = self.members.at(to)
         {
             self.handle_refused(now, id);
-        }
-    }
-
-    /// The link to a member, which was open, was closed from its side.
-    pub fn handle_link_closed(&mut self, now: Instant, to: SocketAddr) {
-        if self.leave.is_none()
-            && let Some(id) = self.members.at(to)
-        {
-            self.handle_closed(now, id);
         }
     }
 

@@ -72,7 +72,7 @@ pub(super) enum Reason {
     Suspected { incarnation: u64 },
     /// Another member is silent: a look around whether it is the only one.
     Look,
-    /// A link to it was closed from its side, or could not be opened.
+    /// A link to it could not be opened.
     Evidence,
 }
 
@@ -355,14 +355,6 @@ impl Engine {
                 .set(Timer::Check(*sequence), check.started + window);
         }
         if !checked {
-            self.check(now, id, Reason::Evidence, CONTRADICTION_MAX, true);
-        }
-    }
-
-    /// A link to a member was closed from its side. The kernel does that when the process ends, and
-    /// then refuses the next one.
-    pub(super) fn handle_closed(&mut self, now: Instant, id: u64) {
-        if !self.checks.values().any(|check| check.target == id) {
             self.check(now, id, Reason::Evidence, CONTRADICTION_MAX, true);
         }
     }
