@@ -47,6 +47,7 @@ pub(crate) async fn guard(shared: Arc<Shared>, service: ServiceName, changed: Ar
         let epoch = shared.pulse.heard().await.epoch;
         let filter = filter(&keys);
         let position = cursor.position(watch::wait(&shared));
+        let asked = Instant::now();
         let query = shared
             .api
             .health(Catalog::Own, service.as_str(), filter.as_deref(), position);
@@ -71,6 +72,10 @@ pub(crate) async fn guard(shared: Arc<Shared>, service: ServiceName, changed: Ar
                 backoff.reset();
                 let (arrived, fingerprint) = (Instant::now(), answer.index);
                 let wanted = cursor.advance(answer.index, fingerprint, arrived);
+                if position.is_abandoned(answer.index, arrived - asked) {
+                    shared.pulse.abandoned(epoch);
+                    cursor.restart();
+                }
                 let readings = watch::read(&shared, &answer, &service);
                 let former = shared.compare(&service, readings);
                 pause = wanted.max(LOOKS_APART).max(arrived.elapsed() * PAUSE_SHARE);

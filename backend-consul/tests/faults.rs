@@ -138,9 +138,6 @@ tidings_testkit::server_tests! { consul:
         expect(&changes, &["+a", "+b", "+c"]).await;
     }
 
-    // Passes where a beat of the pulse falls between the change and the restore.
-    #[ignore = "open defect: a snapshot that is restored within seconds of the change it takes back \
-                goes unnoticed until the next write"]
     async fn what_a_restored_snapshot_takes_away_leaves_without_another_write() {
         let agent = Agent::start(Options::new(Role::Server)).await.unwrap();
         let consul = start(&agent).await;
