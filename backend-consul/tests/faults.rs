@@ -138,6 +138,25 @@ tidings_testkit::server_tests! { consul:
         expect(&changes, &["+a", "+b", "+c"]).await;
     }
 
+    async fn what_a_restored_snapshot_takes_away_before_its_owner_looked_comes_back() {
+        let agent = Agent::start(Options::new(Role::Server)).await.unwrap();
+        let (owner, other) = (start(&agent).await, start(&agent).await);
+        owner.register(web("a")).await.unwrap();
+        let mut watch = other.watch_service("web").await.unwrap();
+        seen(&mut watch, "a", |view| view.is_live() && ids(view) == "a").await;
+        let snapshot = agent.call_bytes("GET", "/v1/snapshot", b"").await.unwrap();
+        owner.register(web("b")).await.unwrap();
+        seen(&mut watch, "b", |view| ids(view) == "a b").await;
+        let changes = record(&watch);
+        agent.call_bytes("PUT", "/v1/snapshot", &snapshot).await.unwrap();
+        assert_eq!(catalog(&agent, "web").await.len(), 1, "nothing was taken away");
+
+        // Sooner than the agent compares all it has with the servers, and than viewers let go.
+        eventually("b is back", async || catalog(&agent, "web").await.len() == 2).await;
+        seen(&mut watch, "b is live", |view| view.is_live() && ids(view) == "a b").await;
+        expect(&changes, &["+a", "+b"]).await;
+    }
+
     async fn what_a_restored_snapshot_takes_away_leaves_without_another_write() {
         let agent = Agent::start(Options::new(Role::Server)).await.unwrap();
         let consul = start(&agent).await;
