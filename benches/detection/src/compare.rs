@@ -103,14 +103,21 @@ mod tests {
     fn nobody_who_runs_is_taken_for_dead_under_loss_and_pauses() {
         let [ours, _] = outcome(HARD_HOUR, 300);
         assert!(ours.all.count() >= 3, "{ours:?}");
-        assert_eq!((ours.all.missed(), ours.deaths(Cause::None)), (0, 0), "{ours:?}");
+        assert_eq!(
+            (ours.all.missed(), ours.deaths(Cause::None)),
+            (0, 0),
+            "{ours:?}"
+        );
         assert!(ours.deaths(Cause::Stopped) > 0, "pauses did show: {ours:?}");
     }
 
     #[test]
     fn a_silent_host_is_found_sooner_than_by_the_rules_of_memberlist() {
         let [ours, theirs] = outcome(NO_LOSS, 300);
-        assert!(median(&ours.all) * 2 < median(&theirs.all), "{ours:?} {theirs:?}");
+        assert!(
+            median(&ours.all) * 2 < median(&theirs.all),
+            "{ours:?} {theirs:?}"
+        );
         assert_eq!(ours.deaths.len() + theirs.deaths.len(), 0);
     }
 

@@ -16,11 +16,12 @@ const END: &str = "<!-- end of figures -->\n";
 
 /// A Markdown table, one row for each scenario and engine.
 pub(crate) fn table(outcomes: &[Outcome]) -> String {
-    let mut text = "| scenario | rules | lost | out of half the views: median | out of all: median | \
+    let mut text =
+        "| scenario | rules | lost | out of half the views: median | out of all: median | \
                     99 % | missed | false deaths | … per 1,000 member-hours | … views | \
                     not false: stopped | sick | cut off | aftermath | by one in trouble |\n\
                     |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n"
-        .to_owned();
+            .to_owned();
     for Outcome { scenario, figures } in outcomes {
         for (engine, figures) in figures {
             let time = |times: &Times, share| shown(times.share(share), 2, " s");

@@ -151,13 +151,7 @@ impl Score {
     }
 
     /// A member takes another for this from now on.
-    pub(crate) fn told(
-        &mut self,
-        now: Duration,
-        by: HostId,
-        subject: HostId,
-        standing: Standing,
-    ) {
+    pub(crate) fn told(&mut self, now: Duration, by: HostId, subject: HostId, standing: Standing) {
         if standing != Standing::Dead {
             let subject = &mut self.hosts[subject.0];
             subject.dead_to.remove(&by);

@@ -1,15 +1,14 @@
 //! Whether the model of memberlist behaves as memberlist does: held against real agents.
 //!
 //! The real ones are Go `serf` 0.9.4 (Debian bookworm; memberlist with `-profile=lan` and `local`), one
-//! process an agent, on loopback, each figure from five processes killed one after the other, by
-//! SIGKILL; loss is by iptables on what arrives, UDP and TCP alike, for 30 s. `benches/peers` repeats
-//! such measurements. Their medians are good to about a fifth.
+//! process an agent, on loopback. Times are of five processes killed one after the other, by SIGKILL;
+//! `benches/peers` repeats such measurements, and their medians are good to about a fifth. False deaths
+//! are those in the agents' logs in 30 s of loss, which is by iptables on what arrives, UDP and TCP alike.
 
 use std::time::Duration;
 
 use crate::memberlist::{Memberlist, Rules};
-use crate::plan::{Conditions, SEEDS};
-use crate::plan;
+use crate::plan::{self, Conditions, SEEDS};
 use crate::scenario::{Figures, Scenario, Size, run};
 use crate::score::Cause;
 use crate::world::World;
@@ -81,7 +80,10 @@ fn a_killed_process_is_found_as_late_as_by_real_agents() {
             println!("{what}");
             assert!((median / real[1] - 1.0).abs() <= TOLERANCE, "{what}");
             let widely = least * (1.0 - TOLERANCE)..most * (1.0 + TOLERANCE);
-            assert!(widely.contains(&real[0]) && widely.contains(&real[2]), "{what}");
+            assert!(
+                widely.contains(&real[0]) && widely.contains(&real[2]),
+                "{what}"
+            );
         }
     }
 }
@@ -130,20 +132,21 @@ fn members_accused(rules: &Rules, members: usize, loss: f64) -> f64 {
     accused as f64 / f64::from(RUNS)
 }
 
-/// In 30 s of loss, how many members real agents took wrongly for dead: one run each.
+/// Members that ran and that any agent's log calls failed, by run.
 #[test]
-fn under_loss_about_as_many_are_taken_for_dead_as_by_real_agents() {
-    let measured = [
-        ("lan", Rules::LAN, 25, 0.2, 0),
-        ("lan", Rules::LAN, 25, 0.3, 0),
-        ("lan", Rules::LAN, 50, 0.3, 0),
-        ("lan", Rules::LAN, 100, 0.2, 0),
-        ("lan", Rules::LAN, 100, 0.3, 0),
-        ("local", Rules::LOCAL, 25, 0.2, 3),
-        ("local", Rules::LOCAL, 25, 0.3, 8),
+fn under_loss_as_many_are_taken_for_dead_as_by_real_agents() {
+    let measured: [(_, _, _, _, &[u32]); 3] = [
+        ("lan", Rules::LAN, 50, 0.3, &[1, 0, 1]),
+        ("local", Rules::LOCAL, 25, 0.2, &[5, 4, 3]),
+        ("local", Rules::LOCAL, 25, 0.3, &[16, 17, 18, 14]),
     ];
-    for (what, rules, members, loss, real) in measured {
+    for (name, rules, members, loss, real) in measured {
         let model = members_accused(&rules, members, loss);
-        println!("{what} {members}, loss {loss}: model {model:.2}, real {real}");
+        let what = format!("{name} {members}, loss {loss}: model {model:.2} a run, real {real:?}");
+        println!("{what}");
+        // As far as chance may set a sum of rare events apart: three standard deviations.
+        let expected = model * real.len() as f64;
+        let found = f64::from(real.iter().sum::<u32>());
+        assert!((found - expected).abs() <= 3.0 * expected.sqrt(), "{what}");
     }
 }

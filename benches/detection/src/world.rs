@@ -23,6 +23,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// A name service answers within this.
 const RESOLVED_WITHIN: Duration = Duration::from_millis(50);
 
+/// What passes any path without fragments.
+const DATAGRAM_BYTES_MAX: usize = 1_400;
+
 /// A data centre.
 const LATENCY: Latency = Latency {
     base: Duration::from_micros(200),
@@ -346,6 +349,7 @@ impl<N: Node> World<N> {
         let frame: Arc<[u8]> = frame.into();
         match route {
             Route::Datagram(to) => {
+                assert!(frame.len() <= DATAGRAM_BYTES_MAX, "{} bytes", frame.len());
                 let fate = self.net.fate(&mut self.rng, self.now, host, to);
                 for arrival in fate.arrivals {
                     let datagram = Event::Datagram(host.address(), to, frame.clone());

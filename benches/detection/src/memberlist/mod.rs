@@ -530,9 +530,9 @@ impl Memberlist {
         let told = self.rules.gossip_to_the_dead;
         let members = &mut self.members;
         self.order.retain(|id| {
-            let kept = members.get(id).is_some_and(|member| {
-                member.state != State::Dead || now - member.changed <= told
-            });
+            let kept = members
+                .get(id)
+                .is_some_and(|member| member.state != State::Dead || now - member.changed <= told);
             if !kept {
                 members.remove(id);
             }
@@ -589,7 +589,8 @@ impl Memberlist {
     }
 
     fn take(&mut self, space: usize) -> Vec<Message> {
-        self.queue.take(space, self.rules.transmits(self.order.len()))
+        self.queue
+            .take(space, self.rules.transmits(self.order.len()))
     }
 
     /// Up to `count` others that meet a condition.

@@ -127,6 +127,9 @@ mod tests {
     #[test]
     fn exchanges_slow_down_beyond_32_members() {
         let every = |members| Rules::LAN.push_pull_interval(members).as_secs();
-        assert_eq!([1, 32, 33, 64, 65, 100].map(every), [30, 30, 60, 60, 90, 90]);
+        assert_eq!(
+            [1, 32, 33, 64, 65, 100].map(every),
+            [30, 30, 60, 60, 90, 90]
+        );
     }
 }
