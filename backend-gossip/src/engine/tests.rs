@@ -2,6 +2,7 @@
 //! wrong is the simulator's.
 
 use super::*;
+use crate::wire::limits::RECORDS_PER_OWNER_MAX;
 
 /// Engines that hear each other at once, on a clock of their own.
 struct Cluster {
@@ -345,4 +346,47 @@ fn a_renamed_member_is_not_superseded_by_its_former_name() {
         let superseded: Vec<_> = engine.registrations().filter(|(_, gone)| *gone).collect();
         assert_eq!(superseded, [], "seed {seed}");
     }
+}
+
+#[test]
+fn what_was_deregistered_leaves_room_for_what_is_registered() {
+    let mut cluster = Cluster::new(1);
+    let engine = &mut cluster.engines[0];
+    let mut now = cluster.now;
+    let instance = |id: usize| {
+        let instance = Instance::new("web", "10.0.0.9:80").unwrap();
+        instance.with_id(&id.to_string()).unwrap()
+    };
+    let kept = engine.register(now, instance(usize::MAX)).unwrap();
+    for id in 0..2 * RECORDS_PER_OWNER_MAX {
+        // Some hundred a second.
+        now += Duration::from_millis(10);
+        while engine.poll_timeout().is_some_and(|due| due <= now) {
+            engine.handle_timeout(now);
+        }
+        let key = engine.register(now, instance(id)).unwrap();
+        engine.deregister(now, &key);
+    }
+    let records = engine.registry.count(engine.me);
+    assert!(records < RECORDS_PER_OWNER_MAX / 2, "{records} are kept");
+    assert_eq!(cluster.seen(0), [kept.to_string()]);
+}
+
+#[test]
+fn one_registration_too_many_is_refused_and_says_so() {
+    let mut cluster = Cluster::new(1);
+    let (now, engine) = (cluster.now, &mut cluster.engines[0]);
+    let instance = |id: usize| {
+        let instance = Instance::new("web", "10.0.0.9:80").unwrap();
+        instance.with_id(&id.to_string()).unwrap()
+    };
+    for id in 0..REGISTRATIONS_MAX {
+        engine.register(now, instance(id)).unwrap();
+    }
+    let error = engine
+        .register(now, instance(REGISTRATIONS_MAX))
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied);
+    assert!(error.to_string().contains("16384"), "{error}");
+    engine.register(now, instance(7)).expect("one it has");
 }
