@@ -433,7 +433,11 @@ impl Engine {
     // Records.
 
     pub(super) fn handle_record(&mut self, now: Instant, record: Record) {
+        if record.generation.max(record.version) > COUNTER_MAX {
+            return;
+        }
         if record.owner == self.me {
+            self.correct_own(now, &record);
             return;
         }
         let Some(owner) = self.members.find(record.owner) else {
@@ -465,6 +469,29 @@ impl Engine {
         self.store(now, owner, &key, version, content);
         self.spread(now, ItemKey::Record(owner, key.clone()));
         self.check_superseded(now, &key);
+    }
+
+    /// Somebody holds a newer record of this member than it has written: a defect or a forgery, and
+    /// nobody else may correct it. Says again what is true, above that.
+    fn correct_own(&mut self, now: Instant, record: &Record) {
+        let Record { key, version, .. } = record;
+        let me = self.members.me();
+        let known = self.registry.find(self.me, key);
+        let newest = known.map_or(me.floor, |known| known.version);
+        let forged = record.generation == me.generation && *version > newest;
+        if !forged || !self.has_room_for(key) {
+            return;
+        }
+        if *version > COUNTER_MAX / 2 {
+            // No room above it for long: a new start voids it.
+            self.restart_above(now, record.generation);
+            return;
+        }
+        self.version = self.version.max(*version);
+        let own = self.registrations.get(key);
+        let offered = own.filter(|registration| !registration.superseded);
+        let content = offered.map(|registration| registration.instance.clone().into());
+        self.write(now, key, content);
     }
 
     fn keep_orphan(&mut self, record: Record) {

@@ -2,7 +2,7 @@
 //! wrong is the simulator's.
 
 use super::*;
-use crate::wire::limits::RECORDS_PER_OWNER_MAX;
+use crate::wire::limits::{COUNTER_MAX, RECORDS_PER_OWNER_MAX};
 
 /// Engines that hear each other at once, on a clock of their own.
 struct Cluster {
@@ -345,6 +345,38 @@ fn a_renamed_member_is_not_superseded_by_its_former_name() {
         engine.handle_record(now, record);
         let superseded: Vec<_> = engine.registrations().filter(|(_, gone)| *gone).collect();
         assert_eq!(superseded, [], "seed {seed}");
+    }
+}
+
+#[test]
+fn an_owner_corrects_what_others_have_of_it() {
+    for version in [50, COUNTER_MAX] {
+        let mut cluster = Cluster::new(3);
+        cluster.register(0, "web", "a");
+        cluster.run(seconds(1));
+        let (now, owner) = (cluster.now, cluster.engines[0].me);
+        let generation = cluster.engines[0].identity.generation.number();
+        let forged = |id: &str, content| Record {
+            owner,
+            generation,
+            version,
+            key: format!("web/{id}").parse().unwrap(),
+            content,
+        };
+        let other = Instance::new("web", "10.0.0.9:80").unwrap();
+        let other = Arc::new(other.with_id("b").unwrap());
+        for record in [forged("a", None), forged("b", Some(other.into()))] {
+            cluster.engines[1].handle_record(now, record);
+        }
+        assert_eq!(cluster.seen(1), ["web/b"]);
+        cluster.run(seconds(5));
+        for at in 0..3 {
+            assert_eq!(cluster.seen(at), ["web/a"], "version {version}, m{at}");
+            assert_eq!(cluster.engines[at].digest(), cluster.engines[0].digest());
+        }
+        cluster.register(0, "web", "c");
+        cluster.run(seconds(1));
+        assert_eq!(cluster.seen(2), ["web/a", "web/c"], "version {version}");
     }
 }
 
