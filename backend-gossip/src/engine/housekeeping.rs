@@ -54,6 +54,7 @@ impl Engine {
     }
 
     pub(super) fn forget(&mut self, id: u64) {
+        self.held.remove(id);
         self.drop_records(id);
         self.members.remove(id, &mut self.rng);
         self.items.remove(&ItemKey::Member(id));
@@ -74,6 +75,15 @@ impl Engine {
         let void = records.filter(|(owner, _, stored)| is_void(*owner, stored));
         let void: Vec<_> = void.map(|(owner, key, _)| (owner, key.clone())).collect();
         for (owner, key) in void {
+            self.drop_record(owner, &key);
+        }
+    }
+
+    /// Drops all records that an owner's floor has voided.
+    pub(super) fn drop_void_of(&mut self, owner: u64) {
+        let floor = self.members.find(owner).map_or(0, |member| member.floor);
+        let void = self.registry.of(owner).filter(|(_, s)| s.version <= floor);
+        for key in void.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
             self.drop_record(owner, &key);
         }
     }
@@ -137,8 +147,10 @@ impl Engine {
     }
 
     pub(super) fn raise_floor(&mut self, now: Instant, floor: u64) {
+        let newest = self.version;
         self.members.change(self.me, &mut self.rng, |me| {
             me.floor = floor;
+            me.newest = newest;
             me.incarnation = me.incarnation.saturating_add(1);
         });
         self.index_member(self.me);

@@ -222,6 +222,7 @@ impl Engine {
     /// A member is dead or has left: its instances leave the views in one change.
     pub(super) fn bury(&mut self, now: Instant, id: u64, incarnation: u64, state: MemberState) {
         self.timers.cancel(Timer::Suspicion(id));
+        self.held.remove(id);
         let old = self.members.change(id, &mut self.rng, |member| {
             member.state = state;
             member.incarnation = incarnation;
@@ -240,6 +241,7 @@ impl Engine {
     /// A member nobody here knew, or a new start of one.
     fn meet(&mut self, now: Instant, id: u64, alive: &Alive) {
         self.timers.cancel(Timer::Suspicion(id));
+        self.held.remove(id);
         self.drop_probes_of(now, id);
         self.members.put(id, Member::new(now, alive), &mut self.rng);
         self.index_member(id);
@@ -284,6 +286,9 @@ impl Engine {
 
     /// A member that was dead or had left is present again, with all its records.
     fn reappear(&mut self, now: Instant, id: u64) {
+        // They weren't shown, so that they need not wait for their newer versions either.
+        self.drop_void_of(id);
+        self.hold_records(now, id);
         self.index_records(id);
         self.check_superseded_by(now, id);
         self.choose_sentinels();
@@ -380,8 +385,10 @@ impl Engine {
             self.restart_above(now, generation);
             return;
         }
+        let newest = self.version;
         self.members.change(self.me, &mut self.rng, |me| {
             me.incarnation = incarnation.saturating_add(1);
+            me.newest = newest;
         });
         self.index_member(self.me);
         self.spread(now, ItemKey::Member(self.me));
@@ -467,6 +474,9 @@ impl Engine {
             ..
         } = record;
         self.store(now, owner, &key, version, content);
+        if self.held.awaits(owner, version) {
+            self.release(now, owner);
+        }
         self.spread(now, ItemKey::Record(owner, key.clone()));
         self.check_superseded(now, &key);
     }
@@ -513,7 +523,7 @@ impl Engine {
     }
 
     /// Stops offering a key under which somebody offers a newer generation (REG-5).
-    fn check_superseded(&mut self, now: Instant, key: &InstanceKey) {
+    pub(super) fn check_superseded(&mut self, now: Instant, key: &InstanceKey) {
         if self
             .registrations
             .get(key)

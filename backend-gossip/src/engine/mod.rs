@@ -15,6 +15,7 @@
 //! | `member` | the member table and its lattice |
 //! | `probe`, `suspicion` | failure detection: SWIM with Lifeguard |
 //! | `contact` | whether this member itself is cut off |
+//! | `held` | whose records wait to be shown |
 //! | `registry`, `items` | records, and the index that digests and sync work on |
 //! | `merge` | what is heard about members and records meets what is known |
 //! | `spread`, `broadcast` | push, gossip, piggyback |
@@ -28,6 +29,7 @@
 mod broadcast;
 mod config;
 mod contact;
+mod held;
 mod housekeeping;
 mod items;
 mod join;
@@ -58,6 +60,7 @@ use tidings_api::{
 
 use self::broadcast::Broadcasts;
 use self::contact::Contact;
+use self::held::Held;
 use self::housekeeping::HOUSEKEEPING_INTERVAL;
 use self::items::{ItemKey, Items};
 use self::join::{Join, Leave};
@@ -229,6 +232,7 @@ pub struct Engine {
     /// Lifeguard's local health: 0 is well; probes slow down by this factor plus one.
     awareness: u32,
     contact: Contact,
+    held: Held,
 
     broadcasts: Broadcasts,
     /// Broadcasts that were not pushed yet.
@@ -284,6 +288,7 @@ impl Engine {
             sentinels: Vec::new(),
             awareness: 0,
             contact: Contact::new(now),
+            held: Held::default(),
             broadcasts: Broadcasts::default(),
             fresh: BTreeSet::new(),
             budget: Budget::new(now),
@@ -353,6 +358,7 @@ impl Engine {
                 Timer::Join => self.retry_join(now),
                 Timer::Heal => self.heal(now),
                 Timer::Leave => self.announce_leave(now),
+                Timer::Held => self.release_overdue(now),
                 Timer::Housekeeping => self.keep_house(now),
                 Timer::Suspicion(id) => self.end_suspicion(now, id),
                 Timer::Check(sequence) => self.end_check(now, sequence),
@@ -673,7 +679,8 @@ impl Engine {
 
     /// Whether the records of a member are shown in views.
     fn is_shown(&self, owner: u64) -> bool {
-        self.members.find(owner).is_some_and(Member::is_present)
+        let present = self.members.find(owner).is_some_and(Member::is_present);
+        present && !self.held.contains(owner)
     }
 
     fn shortest_suspicion(&self) -> Duration {
@@ -768,6 +775,7 @@ fn alive(identity: &Identity) -> Alive {
         incarnation: 0,
         address: identity.address,
         floor: 0,
+        newest: 0,
         unknown: Box::default(),
     }
 }
