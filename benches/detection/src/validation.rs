@@ -88,7 +88,7 @@ fn a_killed_process_is_found_as_late_as_by_real_agents() {
     }
 }
 
-/// Some forty members killed one after the other.
+/// Some thirty members killed one after the other.
 fn kills(rules: &Rules, members: usize) -> Figures {
     let scenario = Scenario {
         name: "killed",
@@ -99,7 +99,7 @@ fn kills(rules: &Rules, members: usize) -> Figures {
     };
     let size = Size {
         members,
-        seconds: 1_000,
+        seconds: 800,
         first_seed: 1,
         seeds: 2,
     };
@@ -112,7 +112,7 @@ fn kills(rules: &Rules, members: usize) -> Figures {
 
 /// Members that ran and were taken for dead by anybody, in 30 s of this loss, on average.
 fn members_accused(rules: &Rules, members: usize, loss: f64) -> f64 {
-    const RUNS: u32 = 20;
+    const RUNS: u32 = 10;
     let mut accused = 0;
     for seed in 0..RUNS {
         let conditions = Conditions {
