@@ -76,6 +76,7 @@ impl Engine {
             return;
         }
         if accuse.member == self.me {
+            self.accused = true;
             self.hear_accused(now, accuse);
             return;
         }

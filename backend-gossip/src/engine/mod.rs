@@ -248,6 +248,8 @@ pub struct Engine {
     join: Join,
     /// Whether what is being handled is the answer to a join.
     learning: bool,
+    /// Whether the frame that is being handled accuses this member.
+    accused: bool,
     leave: Option<Leave>,
 
     transmits: VecDeque<Transmit>,
@@ -298,6 +300,7 @@ impl Engine {
             agreement: Agreement::default(),
             join: Join::default(),
             learning: false,
+            accused: false,
             leave: None,
             timers: Timers::default(),
             transmits: VecDeque::new(),
@@ -533,6 +536,7 @@ impl Engine {
             return;
         }
         self.learning = matches!(route, Route::Reply(_)) && !self.is_joined();
+        self.accused = false;
         let mut answer = sync::Answer::default();
         while !reader.is_empty() {
             match Message::decode(&mut reader) {

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::wire::limits::{COUNTER_MAX, RECORDS_PER_OWNER_MAX};
+use crate::wire::message::{Accuse, Verdict};
 
 /// Engines that hear each other at once, on a clock of their own.
 struct Cluster {
@@ -421,4 +422,46 @@ fn one_registration_too_many_is_refused_and_says_so() {
     assert_eq!(error.kind(), ErrorKind::Denied);
     assert!(error.to_string().contains("16384"), "{error}");
     engine.register(now, instance(7)).expect("one it has");
+}
+
+#[test]
+fn the_answer_to_who_accuses_refutes_at_once() {
+    // Also where the accusation is of something refuted long ago, which the accuser has missed.
+    for missed in [false, true] {
+        let mut cluster = Cluster::new(3);
+        cluster.run(seconds(1));
+        let now = cluster.now;
+        let [accuser, accused, _] = &mut cluster.engines[..] else {
+            unreachable!()
+        };
+        let suspect = accused.me;
+        if missed {
+            accused.handle_accuse(
+                now,
+                &Accuse {
+                    member: suspect,
+                    generation: 100,
+                    incarnation: 5,
+                    verdict: Verdict::Suspect,
+                    accusers: Vec::new(),
+                    refused: 0,
+                },
+            );
+        }
+        accuser.suspect(now, suspect, 0, [(accuser.me, false)]);
+        accuser.check_suspect(now, suspect, 0);
+        let datagrams = |engine: &mut Engine, to| {
+            let sent = std::iter::from_fn(|| engine.poll_transmit());
+            let sent: Vec<_> = sent.filter(|t| t.route == Route::Datagram(to)).collect();
+            sent
+        };
+        for sent in datagrams(accuser, address(1)) {
+            accused.handle_datagram(now, address(0), &sent.frame);
+        }
+        for sent in datagrams(accused, address(0)) {
+            accuser.handle_datagram(now, address(1), &sent.frame);
+        }
+        let known = accuser.members.find(suspect).unwrap();
+        assert_eq!(known.state, MemberState::Alive, "missed: {missed}");
+    }
 }
