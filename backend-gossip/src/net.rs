@@ -34,6 +34,8 @@ pub struct NetStats {
     pub dropped: u64,
     /// Datagrams the system refused to send or receive.
     pub errors: u64,
+    /// Bytes of the largest datagram sent.
+    pub largest_sent: usize,
 }
 
 /// The UDP socket and the listener of one port.
@@ -172,7 +174,10 @@ impl Net {
     /// Whether the datagram is dealt with: sent, or refused for good.
     fn try_send(&mut self, to: SocketAddr, frame: &[u8]) -> bool {
         match self.udp.try_send_to(frame, self.reachable(to)) {
-            Ok(len) => trace!(%to, len, "datagram sent"),
+            Ok(len) => {
+                trace!(%to, len, "datagram sent");
+                self.stats.largest_sent = self.stats.largest_sent.max(len);
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
             Err(error) => {
                 debug!(%to, %error, "datagram not sent");

@@ -270,6 +270,31 @@ async fn its_own_address_is_no_seed() {
 }
 
 #[tokio::test]
+async fn no_datagram_is_larger_than_1400_bytes() {
+    let members = cluster(4).await;
+    let most: String = "x".repeat(512);
+    for id in 0..200 {
+        // Small ones share datagrams up to the brim; of the larger some fit none.
+        let entries = if id % 10 == 0 { 8 } else { id % 3 };
+        let mut instance = instance(&id.to_string());
+        for entry in 0..entries {
+            let entry = format!("padding-{entry}");
+            instance = instance.with_metadata(entry, most.clone()).unwrap();
+        }
+        members[id % 4].register(instance).await.unwrap();
+    }
+    for member in &members {
+        in_time(member.wait_for("web", 200)).await.unwrap();
+    }
+    for member in &members {
+        let net = member.stats().await.unwrap().net;
+        let sent = net.largest_sent;
+        assert!((1_000..=1_400).contains(&sent), "{sent} bytes");
+        assert_eq!(net.errors, 0);
+    }
+}
+
+#[tokio::test]
 async fn garbage_is_counted_and_harmless() {
     let members = cluster(2).await;
     let target = members[0].local_addr();

@@ -169,6 +169,7 @@ fn the_highest_counters_are_answered_and_overflow_nothing() {
             generation,
             incarnation,
             floor: u64::MAX,
+            newest: u64::MAX,
             ..alive(&engine.identity)
         };
         engine.handle_datagram(now, stranger(), &frame(&[Message::Alive(former)]));

@@ -76,6 +76,7 @@ impl Engine {
             return;
         }
         if accuse.member == self.me {
+            self.accused = true;
             self.hear_accused(now, accuse);
             return;
         }
@@ -222,6 +223,7 @@ impl Engine {
     /// A member is dead or has left: its instances leave the views in one change.
     pub(super) fn bury(&mut self, now: Instant, id: u64, incarnation: u64, state: MemberState) {
         self.timers.cancel(Timer::Suspicion(id));
+        self.held.remove(id);
         let old = self.members.change(id, &mut self.rng, |member| {
             member.state = state;
             member.incarnation = incarnation;
@@ -240,6 +242,7 @@ impl Engine {
     /// A member nobody here knew, or a new start of one.
     fn meet(&mut self, now: Instant, id: u64, alive: &Alive) {
         self.timers.cancel(Timer::Suspicion(id));
+        self.held.remove(id);
         self.drop_probes_of(now, id);
         self.members.put(id, Member::new(now, alive), &mut self.rng);
         self.index_member(id);
@@ -284,6 +287,9 @@ impl Engine {
 
     /// A member that was dead or had left is present again, with all its records.
     fn reappear(&mut self, now: Instant, id: u64) {
+        // They weren't shown, so that they need not wait for their newer versions either.
+        self.drop_void_of(id);
+        self.hold_records(now, id);
         self.index_records(id);
         self.check_superseded_by(now, id);
         self.choose_sentinels();
@@ -380,8 +386,10 @@ impl Engine {
             self.restart_above(now, generation);
             return;
         }
+        let newest = self.version;
         self.members.change(self.me, &mut self.rng, |me| {
             me.incarnation = incarnation.saturating_add(1);
+            me.newest = newest;
         });
         self.index_member(self.me);
         self.spread(now, ItemKey::Member(self.me));
@@ -433,7 +441,11 @@ impl Engine {
     // Records.
 
     pub(super) fn handle_record(&mut self, now: Instant, record: Record) {
+        if record.generation.max(record.version) > COUNTER_MAX {
+            return;
+        }
         if record.owner == self.me {
+            self.correct_own(now, &record);
             return;
         }
         let Some(owner) = self.members.find(record.owner) else {
@@ -463,8 +475,34 @@ impl Engine {
             ..
         } = record;
         self.store(now, owner, &key, version, content);
+        if self.held.awaits(owner, version) {
+            self.release(now, owner);
+        }
         self.spread(now, ItemKey::Record(owner, key.clone()));
         self.check_superseded(now, &key);
+    }
+
+    /// Somebody holds a newer record of this member than it has written: a defect or a forgery, and
+    /// nobody else may correct it. Says again what is true, above that.
+    fn correct_own(&mut self, now: Instant, record: &Record) {
+        let Record { key, version, .. } = record;
+        let me = self.members.me();
+        let known = self.registry.find(self.me, key);
+        let newest = known.map_or(me.floor, |known| known.version);
+        let forged = record.generation == me.generation && *version > newest;
+        if !forged || !self.has_room_for(key) {
+            return;
+        }
+        if *version > COUNTER_MAX / 2 {
+            // No room above it for long: a new start voids it.
+            self.restart_above(now, record.generation);
+            return;
+        }
+        self.version = self.version.max(*version);
+        let own = self.registrations.get(key);
+        let offered = own.filter(|registration| !registration.superseded);
+        let content = offered.map(|registration| registration.instance.clone().into());
+        self.write(now, key, content);
     }
 
     fn keep_orphan(&mut self, record: Record) {
@@ -486,7 +524,7 @@ impl Engine {
     }
 
     /// Stops offering a key under which somebody offers a newer generation (REG-5).
-    fn check_superseded(&mut self, now: Instant, key: &InstanceKey) {
+    pub(super) fn check_superseded(&mut self, now: Instant, key: &InstanceKey) {
         if self
             .registrations
             .get(key)

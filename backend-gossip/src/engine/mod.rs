@@ -15,12 +15,14 @@
 //! | `member` | the member table and its lattice |
 //! | `probe`, `suspicion` | failure detection: SWIM with Lifeguard |
 //! | `contact` | whether this member itself is cut off |
+//! | `held` | whose records wait to be shown |
 //! | `registry`, `items` | records, and the index that digests and sync work on |
 //! | `merge` | what is heard about members and records meets what is known |
 //! | `spread`, `broadcast` | push, gossip, piggyback |
 //! | `sync` | anti-entropy by hash range |
 //! | `join` | joining, healing, leaving |
 //! | `stats` | what a member counts |
+//! | `housekeeping` | forgetting the long gone, voiding old tombstones |
 //!
 //! Sources: SWIM (Das, Gupta, Motivala, DSN 2002); Lifeguard (Dadgar, Phillips, Currey, 2018);
 //! range-based set reconciliation (Meyer, 2022).
@@ -28,6 +30,8 @@
 mod broadcast;
 mod config;
 mod contact;
+mod held;
+mod housekeeping;
 mod items;
 mod join;
 mod member;
@@ -58,6 +62,8 @@ use tidings_api::{
 
 use self::broadcast::Broadcasts;
 use self::contact::Contact;
+use self::held::Held;
+use self::housekeeping::HOUSEKEEPING_INTERVAL;
 use self::items::{ItemKey, Items};
 use self::join::{Join, Leave};
 use self::member::{Member, Members};
@@ -67,20 +73,13 @@ use self::spread::{Agreement, Budget};
 use self::suspicion::Suspicion;
 use self::timer::{Timer, Timers};
 use crate::wire::content::Content;
-use crate::wire::limits::RECORDS_PER_OWNER_MAX;
+use crate::wire::limits::REGISTRATIONS_MAX;
 use crate::wire::message::{Alive, Record};
 use crate::wire::{self, Header, Message, Reader};
 
 pub use self::config::EngineConfig;
 pub use self::member::MemberState;
 pub use self::stats::Stats;
-
-/// Time between two rounds of forgetting and pruning.
-const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Time from hearing a raised floor to the loss of the live records below it: long enough for several
-/// probes, each of which starts a sync.
-const VOID_GRACE: Duration = Duration::from_secs(10);
 
 /// Who this member is, for one start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -209,6 +208,7 @@ pub struct Engine {
     /// Lifeguard's local health: 0 is well; probes slow down by this factor plus one.
     awareness: u32,
     contact: Contact,
+    held: Held,
 
     broadcasts: Broadcasts,
     /// Broadcasts that were not pushed yet.
@@ -224,6 +224,8 @@ pub struct Engine {
     join: Join,
     /// Whether what is being handled is the answer to a join.
     learning: bool,
+    /// Whether the frame that is being handled accuses this member.
+    accused: bool,
     leave: Option<Leave>,
 
     transmits: VecDeque<Transmit>,
@@ -264,6 +266,7 @@ impl Engine {
             sentinels: Vec::new(),
             awareness: 0,
             contact: Contact::new(now),
+            held: Held::default(),
             broadcasts: Broadcasts::default(),
             fresh: BTreeSet::new(),
             budget: Budget::new(now),
@@ -273,6 +276,7 @@ impl Engine {
             agreement: Agreement::default(),
             join: Join::default(),
             learning: false,
+            accused: false,
             leave: None,
             timers: Timers::default(),
             transmits: VecDeque::new(),
@@ -333,6 +337,7 @@ impl Engine {
                 Timer::Join => self.retry_join(now),
                 Timer::Heal => self.heal(now),
                 Timer::Leave => self.announce_leave(now),
+                Timer::Held => self.release_overdue(now),
                 Timer::Housekeeping => self.keep_house(now),
                 Timer::Suspicion(id) => self.end_suspicion(now, id),
                 Timer::Check(sequence) => self.end_check(now, sequence),
@@ -345,14 +350,18 @@ impl Engine {
     /// Offers an instance, or changes what is offered under its key.
     ///
     /// # Errors
-    /// [`Denied`](ErrorKind::Denied) where this member has as many records as it may.
+    /// [`Denied`](ErrorKind::Denied) where this member has as many registrations as it may.
     pub fn register(&mut self, now: Instant, instance: Instance) -> Result<InstanceKey> {
         let key = instance.key().clone();
         let last = self.registrations.get(&key);
         let instance = match last {
             Some(last) => instance.keeping_health_of(&last.instance),
-            None if self.registry.count(self.me) >= RECORDS_PER_OWNER_MAX => {
-                let message = format!("this handle has {RECORDS_PER_OWNER_MAX} registrations");
+            None if self.registrations.len() >= REGISTRATIONS_MAX => {
+                let message = format!("this handle has {REGISTRATIONS_MAX} registrations");
+                return Err(Error::new(ErrorKind::Denied, message));
+            }
+            None if !self.has_room_for(&key) => {
+                let message = "too many other keys were deregistered within the last minute";
                 return Err(Error::new(ErrorKind::Denied, message));
             }
             None => instance,
@@ -520,6 +529,7 @@ impl Engine {
             return;
         }
         self.learning = matches!(route, Route::Reply(_)) && !self.is_joined();
+        self.accused = false;
         let mut answer = sync::Answer::default();
         while !reader.is_empty() {
             match Message::decode(&mut reader) {
@@ -666,7 +676,8 @@ impl Engine {
 
     /// Whether the records of a member are shown in views.
     fn is_shown(&self, owner: u64) -> bool {
-        self.members.find(owner).is_some_and(Member::is_present)
+        let present = self.members.find(owner).is_some_and(Member::is_present);
+        present && !self.held.contains(owner)
     }
 
     fn shortest_suspicion(&self) -> Duration {
@@ -741,108 +752,6 @@ impl Engine {
         }
     }
 
-    /// Forgets what is long gone, and voids old tombstones.
-    fn keep_house(&mut self, now: Instant) {
-        self.timers
-            .set(Timer::Housekeeping, now + HOUSEKEEPING_INTERVAL);
-        self.forget_gone(now);
-        self.drop_void(now);
-        self.prune_tombstones(now);
-    }
-
-    fn forget_gone(&mut self, now: Instant) {
-        let forget_after = self.config.forget_after;
-        let gone = |member: &Member| {
-            !member.is_present() && now.saturating_duration_since(member.since) > forget_after
-        };
-        let ids: Vec<_> = self
-            .members
-            .iter()
-            .filter(|(_, member)| gone(member))
-            .map(|(id, _)| id)
-            .collect();
-        for id in ids {
-            self.forget(id);
-        }
-    }
-
-    fn forget(&mut self, id: u64) {
-        self.drop_records(id);
-        self.members.remove(id, &mut self.rng);
-        self.items.remove(&ItemKey::Member(id));
-        self.broadcasts.remove(&ItemKey::Member(id));
-    }
-
-    /// Drops the records that their owners' floors have voided. Not soon after the floor was heard:
-    /// the live ones among them have newer versions on the way, and would leave the views until
-    /// these arrive.
-    fn drop_void(&mut self, now: Instant) {
-        let is_void = |owner: u64, stored: &Stored| {
-            self.members.find(owner).is_some_and(|member| {
-                stored.version <= member.floor
-                    && now.saturating_duration_since(member.floor_heard) >= VOID_GRACE
-            })
-        };
-        let records = self.registry.iter();
-        let void = records.filter(|(owner, _, stored)| is_void(*owner, stored));
-        let void: Vec<_> = void.map(|(owner, key, _)| (owner, key.clone())).collect();
-        for (owner, key) in void {
-            self.drop_record(owner, &key);
-        }
-    }
-
-    /// Drops the tombstones that an owner's floor has voided: unlike the live records below it they
-    /// need not wait for anything, and until they are gone the digests differ.
-    fn drop_void_tombstones(&mut self, owner: u64) {
-        let floor = self.members.find(owner).map_or(0, |member| member.floor);
-        let records = self.registry.of(owner);
-        let void = records.filter(|(_, s)| s.version <= floor && s.content.is_none());
-        for key in void.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
-            self.drop_record(owner, &key);
-        }
-    }
-
-    /// Own tombstones that are old enough go in two steps: live records get versions above them,
-    /// and when those have had time to spread, the floor is raised.
-    fn prune_tombstones(&mut self, now: Instant) {
-        let retention = self.config.tombstone_retention;
-        if let Some((floor, at)) = self.floor_pending {
-            if at <= now {
-                self.floor_pending = None;
-                self.raise_floor(now, floor);
-            }
-            return;
-        }
-        let old = |stored: &Stored| {
-            stored.content.is_none() && now.saturating_duration_since(stored.since) > retention
-        };
-        let tombstones = self.registry.of(self.me).filter(|(_, stored)| old(stored));
-        let Some(floor) = tombstones.map(|(_, stored)| stored.version).max() else {
-            return;
-        };
-        let live = self
-            .registry
-            .of(self.me)
-            .filter(|(_, s)| s.version <= floor);
-        let live: Vec<_> = live
-            .filter_map(|(key, stored)| Some((key.clone(), stored.content.clone()?)))
-            .collect();
-        for (key, content) in live {
-            self.write(now, &key, Some(content));
-        }
-        self.floor_pending = Some((floor, now + retention / 4));
-    }
-
-    fn raise_floor(&mut self, now: Instant, floor: u64) {
-        self.members.change(self.me, &mut self.rng, |me| {
-            me.floor = floor;
-            me.incarnation = me.incarnation.saturating_add(1);
-        });
-        self.index_member(self.me);
-        self.drop_void_tombstones(self.me);
-        self.spread(now, ItemKey::Member(self.me));
-    }
-
     fn drop_record(&mut self, owner: u64, key: &InstanceKey) {
         self.registry.remove(owner, key);
         self.items.remove(&ItemKey::Record(owner, key.clone()));
@@ -863,6 +772,7 @@ fn alive(identity: &Identity) -> Alive {
         incarnation: 0,
         address: identity.address,
         floor: 0,
+        newest: 0,
         unknown: Box::default(),
     }
 }

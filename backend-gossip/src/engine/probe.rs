@@ -143,6 +143,10 @@ impl Engine {
             .and_then(|member| member.to_accuse(sender));
         let mut messages = vec![ack];
         messages.extend(accuse.map(Message::Accuse));
+        if self.accused {
+            // By who asks, who learns at once that it isn't so.
+            messages.push(Message::Alive(self.members.me().to_alive()));
+        }
         if self.is_member_at(sender, route) {
             self.transmit_filled(route, &messages);
         } else {
@@ -283,10 +287,9 @@ impl Engine {
             .members
             .find(target)
             .and_then(|member| member.to_accuse(target));
-        let messages: Vec<_> = [ping]
-            .into_iter()
-            .chain(accuse.map(Message::Accuse))
-            .collect();
+        // The accusation first, so that the answer to the ping can refute it.
+        let accuse = accuse.map(Message::Accuse).into_iter();
+        let messages: Vec<_> = accuse.chain([ping]).collect();
         self.transmit_filled(Route::Datagram(address), &messages);
         true
     }
@@ -432,13 +435,14 @@ impl Engine {
         };
         let (route, start) = (Route::Datagram(member.address), member.start(target));
         let digest = self.items.digest();
+        // The accusation first, so that the answer to the ping can refute it.
         let accuse = member.to_accuse(target).map(Message::Accuse);
-        let mut messages = vec![Message::Ping {
+        let mut messages = Vec::from_iter(accuse);
+        messages.push(Message::Ping {
             sequence,
             target: start,
             digest,
-        }];
-        messages.extend(accuse);
+        });
         self.transmit_filled(route, &messages);
     }
 

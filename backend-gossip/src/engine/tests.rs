@@ -2,6 +2,8 @@
 //! wrong is the simulator's.
 
 use super::*;
+use crate::wire::limits::{COUNTER_MAX, RECORDS_PER_OWNER_MAX};
+use crate::wire::message::{Accuse, Verdict};
 
 /// Engines that hear each other at once, on a clock of their own.
 struct Cluster {
@@ -344,5 +346,122 @@ fn a_renamed_member_is_not_superseded_by_its_former_name() {
         engine.handle_record(now, record);
         let superseded: Vec<_> = engine.registrations().filter(|(_, gone)| *gone).collect();
         assert_eq!(superseded, [], "seed {seed}");
+    }
+}
+
+#[test]
+fn an_owner_corrects_what_others_have_of_it() {
+    for version in [50, COUNTER_MAX] {
+        let mut cluster = Cluster::new(3);
+        cluster.register(0, "web", "a");
+        cluster.run(seconds(1));
+        let (now, owner) = (cluster.now, cluster.engines[0].me);
+        let generation = cluster.engines[0].identity.generation.number();
+        let forged = |id: &str, content| Record {
+            owner,
+            generation,
+            version,
+            key: format!("web/{id}").parse().unwrap(),
+            content,
+        };
+        let other = Instance::new("web", "10.0.0.9:80").unwrap();
+        let other = Arc::new(other.with_id("b").unwrap());
+        for record in [forged("a", None), forged("b", Some(other.into()))] {
+            cluster.engines[1].handle_record(now, record);
+        }
+        assert_eq!(cluster.seen(1), ["web/b"]);
+        cluster.run(seconds(5));
+        for at in 0..3 {
+            assert_eq!(cluster.seen(at), ["web/a"], "version {version}, m{at}");
+            assert_eq!(cluster.engines[at].digest(), cluster.engines[0].digest());
+        }
+        cluster.register(0, "web", "c");
+        cluster.run(seconds(1));
+        assert_eq!(cluster.seen(2), ["web/a", "web/c"], "version {version}");
+    }
+}
+
+#[test]
+fn what_was_deregistered_leaves_room_for_what_is_registered() {
+    let mut cluster = Cluster::new(1);
+    let engine = &mut cluster.engines[0];
+    let mut now = cluster.now;
+    let instance = |id: usize| {
+        let instance = Instance::new("web", "10.0.0.9:80").unwrap();
+        instance.with_id(&id.to_string()).unwrap()
+    };
+    let kept = engine.register(now, instance(usize::MAX)).unwrap();
+    for id in 0..2 * RECORDS_PER_OWNER_MAX {
+        // Some hundred a second.
+        now += Duration::from_millis(10);
+        while engine.poll_timeout().is_some_and(|due| due <= now) {
+            engine.handle_timeout(now);
+        }
+        let key = engine.register(now, instance(id)).unwrap();
+        engine.deregister(now, &key);
+    }
+    let records = engine.registry.count(engine.me);
+    assert!(records < RECORDS_PER_OWNER_MAX / 2, "{records} are kept");
+    assert_eq!(cluster.seen(0), [kept.to_string()]);
+}
+
+#[test]
+fn one_registration_too_many_is_refused_and_says_so() {
+    let mut cluster = Cluster::new(1);
+    let (now, engine) = (cluster.now, &mut cluster.engines[0]);
+    let instance = |id: usize| {
+        let instance = Instance::new("web", "10.0.0.9:80").unwrap();
+        instance.with_id(&id.to_string()).unwrap()
+    };
+    for id in 0..REGISTRATIONS_MAX {
+        engine.register(now, instance(id)).unwrap();
+    }
+    let error = engine
+        .register(now, instance(REGISTRATIONS_MAX))
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied);
+    assert!(error.to_string().contains("16384"), "{error}");
+    engine.register(now, instance(7)).expect("one it has");
+}
+
+#[test]
+fn the_answer_to_who_accuses_refutes_at_once() {
+    // Also where the accusation is of something refuted long ago, which the accuser has missed.
+    for missed in [false, true] {
+        let mut cluster = Cluster::new(3);
+        cluster.run(seconds(1));
+        let now = cluster.now;
+        let [accuser, accused, _] = &mut cluster.engines[..] else {
+            unreachable!()
+        };
+        let suspect = accused.me;
+        if missed {
+            accused.handle_accuse(
+                now,
+                &Accuse {
+                    member: suspect,
+                    generation: 100,
+                    incarnation: 5,
+                    verdict: Verdict::Suspect,
+                    accusers: Vec::new(),
+                    refused: 0,
+                },
+            );
+        }
+        accuser.suspect(now, suspect, 0, [(accuser.me, false)]);
+        accuser.check_suspect(now, suspect, 0);
+        let datagrams = |engine: &mut Engine, to| {
+            let sent = std::iter::from_fn(|| engine.poll_transmit());
+            let sent: Vec<_> = sent.filter(|t| t.route == Route::Datagram(to)).collect();
+            sent
+        };
+        for sent in datagrams(accuser, address(1)) {
+            accused.handle_datagram(now, address(0), &sent.frame);
+        }
+        for sent in datagrams(accused, address(0)) {
+            accuser.handle_datagram(now, address(1), &sent.frame);
+        }
+        let known = accuser.members.find(suspect).unwrap();
+        assert_eq!(known.state, MemberState::Alive, "missed: {missed}");
     }
 }

@@ -20,6 +20,8 @@ pub(super) enum Timer {
     Heal,
     /// The next try to have the leave confirmed.
     Leave,
+    /// The end of waiting for records that are held back.
+    Held,
     /// Forgetting of the long dead, pruning of tombstones.
     Housekeeping,
     /// The end of the suspicion of a member.

@@ -18,9 +18,11 @@ pub const COUNTER_MAX: u64 = 1 << 60;
 /// Most members remembered, dead ones included: ten times the largest cluster aimed at.
 pub const MEMBERS_MAX: usize = 100_000;
 
-/// Most records of one owner, tombstones included: an application registers a handful, a bridge
-/// some thousand.
-pub const RECORDS_PER_OWNER_MAX: usize = 16_384;
+/// Most registrations of one handle: an application has a handful, a bridge some thousand.
+pub const REGISTRATIONS_MAX: usize = 16_384;
+
+/// Most records of one owner, tombstones included: as many again as may be registered.
+pub const RECORDS_PER_OWNER_MAX: usize = 2 * REGISTRATIONS_MAX;
 
 /// Most records that wait for their owner to become known; they overtake it by milliseconds.
 pub const ORPHANS_MAX: usize = 1_024;

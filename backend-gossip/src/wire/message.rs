@@ -85,6 +85,8 @@ pub struct Alive {
     pub address: SocketAddr,
     /// Records of its own at or below this version are void; see the registry.
     pub floor: u64,
+    /// Version of its newest record when it last raised its incarnation; left out where that is 0.
+    pub newest: u64,
     /// Fields of newer versions.
     pub unknown: Box<[u8]>,
 }
@@ -331,6 +333,9 @@ impl Alive {
         put_varint(out, self.incarnation);
         put_address(out, self.address);
         put_varint(out, self.floor);
+        if self.newest > 0 || !self.unknown.is_empty() {
+            put_varint(out, self.newest);
+        }
         out.extend_from_slice(&self.unknown);
     }
 
@@ -345,6 +350,7 @@ impl Alive {
             incarnation: body.varint()?,
             address: body.address()?,
             floor: body.varint()?,
+            newest: if body.is_empty() { 0 } else { body.varint()? },
             unknown: kept(body.rest())?,
         })
     }

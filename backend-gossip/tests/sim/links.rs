@@ -19,7 +19,9 @@ use crate::net::{Answer, HostId, Net};
 use crate::process::Input;
 
 /// The driver's patience with a connection that isn't answered.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// First repetition of a lost request to connect (Linux), doubled each time.
+const REQUEST_AGAIN: Duration = Duration::from_secs(1);
 /// First retransmission of a lost segment (Linux: 200 ms at least), doubled each time.
 const RETRANSMIT: Duration = Duration::from_millis(200);
 /// How long a link may wait for the other side before the driver gives it up.
@@ -48,6 +50,8 @@ impl End {
 /// What happens to a link at a later time.
 #[derive(Debug)]
 pub(crate) enum LinkEvent {
+    /// The opener's kernel repeats its request.
+    Dial(LinkKey),
     /// The opener's request arrives.
     Request(LinkKey),
     /// The opener hears that the link is open.
@@ -81,6 +85,8 @@ struct Link {
     acceptor: Option<Side>,
     target: SocketAddr,
     requested: Duration,
+    /// Requests so far.
+    dialled: u32,
     open: bool,
 }
 
@@ -96,8 +102,9 @@ struct Side {
 }
 
 /// All links.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Links {
+    patience: Duration,
     links: BTreeMap<LinkKey, Link>,
     by_target: BTreeMap<(ProcessId, SocketAddr), LinkKey>,
     by_id: BTreeMap<LinkId, (LinkKey, End)>,
@@ -105,7 +112,25 @@ pub(crate) struct Links {
     made: u64,
 }
 
+impl Default for Links {
+    fn default() -> Self {
+        Self::patient(CONNECT_TIMEOUT)
+    }
+}
+
 impl Links {
+    /// Links between processes that wait so long for one to open.
+    pub(crate) fn patient(patience: Duration) -> Self {
+        Self {
+            patience,
+            links: BTreeMap::new(),
+            by_target: BTreeMap::new(),
+            by_id: BTreeMap::new(),
+            running: BTreeSet::new(),
+            made: 0,
+        }
+    }
+
     pub(crate) fn start(&mut self, process: ProcessId) {
         self.running.insert(process);
     }
@@ -155,6 +180,17 @@ impl Links {
         }
     }
 
+    /// Closes the link to this address, so that the next frame to it takes a new one.
+    #[allow(
+        dead_code,
+        reason = "benches/detection uses it, for engines that keep no links"
+    )]
+    pub(crate) fn hang_up(&mut self, process: ProcessId, target: SocketAddr) {
+        if let Some(key) = self.by_target.get(&(process, target)) {
+            self.remove(*key);
+        }
+    }
+
     /// The kernel closes what a process had open; a host that is gone closes nothing.
     pub(crate) fn end(&mut self, context: &mut Context<'_>, process: ProcessId, silent: bool) {
         self.running.remove(&process);
@@ -187,6 +223,7 @@ impl Links {
 
     pub(crate) fn handle(&mut self, context: &mut Context<'_>, event: LinkEvent) {
         match event {
+            LinkEvent::Dial(key) => self.dial(context, key),
             LinkEvent::Request(key) => self.accept(context, key),
             LinkEvent::Open(key) => {
                 if let Some(link) = self.links.get_mut(&key) {
@@ -231,20 +268,44 @@ impl Links {
                 acceptor: None,
                 target,
                 requested: context.now,
+                dialled: 0,
                 open: false,
             },
         );
+        self.dial(context, key);
+        key
+    }
+
+    fn dial(&mut self, context: &mut Context<'_>, key: LinkKey) {
+        let Some(link) = self.links.get_mut(&key) else {
+            return;
+        };
+        link.dialled += 1;
+        let (host, target) = (link.opener.host, link.target);
         let loss = context.net.loss(host, target);
-        // A lost request is repeated after a second: too late for the driver.
+        // The request, or the answer to it.
         let lost = context.rng.f64() < loss || context.rng.f64() < loss;
         if lost || context.net.is_blocked(host, target) {
-            let fail = LinkEvent::Fail(key, LinkFailure::Unreachable);
-            context.later.push((context.now + CONNECT_TIMEOUT, fail));
+            self.dial_again(context, key);
         } else {
             let at = context.now + context.net.delay(context.rng);
             context.later.push((at, LinkEvent::Request(key)));
         }
-        key
+    }
+
+    /// Repeats an unanswered request, or gives up where the next one would come too late.
+    fn dial_again(&self, context: &mut Context<'_>, key: LinkKey) {
+        let Some(link) = self.links.get(&key) else {
+            return;
+        };
+        let waited = REQUEST_AGAIN * 2_u32.saturating_pow(link.dialled).saturating_sub(1);
+        let (again, too_late) = (link.requested + waited, link.requested + self.patience);
+        let next = if again < too_late {
+            (again, LinkEvent::Dial(key))
+        } else {
+            (too_late, LinkEvent::Fail(key, LinkFailure::Unreachable))
+        };
+        context.later.push((next.0.max(context.now), next.1));
     }
 
     fn accept(&mut self, context: &mut Context<'_>, key: LinkKey) {
@@ -252,8 +313,7 @@ impl Links {
             return;
         };
         let answered = context.now + context.net.delay(context.rng);
-        let too_late = link.requested + CONNECT_TIMEOUT;
-        let unreachable = LinkEvent::Fail(key, LinkFailure::Unreachable);
+        let too_late = link.requested + self.patience;
         let answer = match context.net.answer(link.target) {
             _ if answered > too_late => Answer::Nothing,
             _ if context.net.is_blocked(link.opener.host, link.target) => Answer::Nothing,
@@ -274,7 +334,7 @@ impl Links {
                 let refused = LinkEvent::Fail(key, LinkFailure::Refused);
                 context.later.push((answered, refused));
             }
-            _ => context.later.push((too_late.max(context.now), unreachable)),
+            _ => self.dial_again(context, key),
         }
     }
 

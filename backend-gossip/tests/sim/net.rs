@@ -14,6 +14,9 @@ pub(crate) struct HostId(pub(crate) usize);
 
 const PORT: u16 = 7946;
 
+/// Pairs whose latest arrival is kept, about: those of the past are dropped beyond.
+const ARRIVALS_MAX: usize = 1 << 18;
+
 impl HostId {
     /// The address of the one process on this host.
     pub(crate) fn address(self) -> SocketAddr {
@@ -266,6 +269,10 @@ impl Net {
         let first = now + self.delay(rng);
         fate.arrivals.push(first);
         if let Some(to) = HostId::at(to) {
+            if self.arrivals.len() > ARRIVALS_MAX {
+                // What has arrived already can't be overtaken any more.
+                self.arrivals.retain(|_, latest| *latest > now);
+            }
             let latest = self.arrivals.entry((from, to)).or_default();
             fate.reordered = first < *latest;
             *latest = first.max(*latest);

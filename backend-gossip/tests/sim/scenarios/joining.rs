@@ -1,7 +1,7 @@
 //! Joining, leaving, and what a member is told when it comes.
 
 use tidings_api::{InstanceKey, ServiceName};
-use tidings_gossip::engine::EngineConfig;
+use tidings_gossip::engine::{EngineConfig, MemberState};
 
 use super::{add_members, cluster, cluster_with, each_seed, seconds, world};
 use crate::app::{OVERSIZE_BYTES, key};
@@ -73,6 +73,100 @@ fn a_record_that_fits_no_datagram_goes_by_link() {
         // That no datagram is too large is a checker's business.
         world.run_until_agreed(seconds(2))?;
         assert!(world.counters.link_frames > before);
+        Ok(())
+    });
+}
+
+/// As much as the contract allows: 64 entries, and values of 500 bytes.
+const METADATA_BYTES_MOST: usize = 63 * 500;
+
+#[test]
+fn the_largest_instance_the_contract_allows_reaches_everybody() {
+    each_seed(|seed| {
+        let mut world = cluster(seed, 6)?;
+        let largest = key(&"s".repeat(128), &"i".repeat(128));
+        world.register(2, &largest, METADATA_BYTES_MOST);
+        world.run_until_agreed(seconds(2))?;
+        let late = world.add_slot("late", CLUSTER);
+        world.start(late);
+        world.run_until_agreed(seconds(2))?;
+        assert!(world.process(late).shows().contains(&largest));
+        Ok(())
+    });
+}
+
+/// What one member has to say must not hold up what the others do.
+#[test]
+fn an_owner_of_very_much_does_not_hold_up_one_of_little() {
+    each_seed(|seed| {
+        let mut world = cluster(seed, 8)?;
+        for id in 0..400 {
+            world.register(0, &key("orders", &format!("m0-{id}")), 2_000);
+        }
+        let vital = key("web", "m1");
+        world.register(1, &vital, 100);
+        world.report_health(1, &vital);
+        let newest = world.process(1).asked[&vital].clone();
+        world.run_for(seconds(2))?;
+        for slot in 0..8 {
+            let shown = world.process(slot).told.values().flatten();
+            assert!(shown.clone().any(|shown| *shown == newest), "m{slot}");
+        }
+        // One who knows nothing yet gets both.
+        let late = world.add_slot("late", CLUSTER);
+        world.register(late, &key("web", "late"), 10);
+        world.start(late);
+        world.run_until_agreed(seconds(5))?;
+        assert_eq!(world.process(late).shows().len(), 400 + 9);
+        Ok(())
+    });
+}
+
+/// What members compare stays small however much they know: that every frame keeps its bound is a
+/// checker's business.
+#[test]
+fn however_much_is_known_every_frame_keeps_its_bound() {
+    let mut world = cluster(1, 20).unwrap();
+    for slot in 0..20 {
+        for id in 0..50 {
+            world.register(slot, &key("orders", &format!("m{slot}-{id}")), 50);
+        }
+    }
+    world.run_for(seconds(5)).unwrap();
+    let late = world.add_slot("late", CLUSTER);
+    world.start(late);
+    world.run_for(seconds(2)).unwrap();
+    world.run_until_agreed(seconds(1)).unwrap();
+    assert_eq!(world.process(late).shows().len(), 20 * 51);
+}
+
+#[test]
+fn a_newcomer_does_not_take_the_dead_for_alive() {
+    let config = EngineConfig {
+        tombstone_retention: seconds(20),
+        ..EngineConfig::default()
+    };
+    each_seed(|seed| {
+        let mut world = cluster_with(seed, 6, config.clone())?;
+        // It voids old records, by which its word is raised above what it said at first.
+        world.register(3, &key("orders", "early"), 10);
+        world.deregister(3, &key("orders", "early"));
+        world.run_for(seconds(60))?;
+        world.silence(3);
+        world.run_for(seconds(30))?;
+        world.settled();
+        let late = world.add_slot("late", CLUSTER);
+        world.start(late);
+        for _ in 0..60 {
+            world.run_for(seconds(1))?;
+            let process = world.process(late);
+            assert!(!process.shows().contains(&key("web", "m3")), "seed {seed}");
+            let mut members = process.engine.members();
+            assert!(
+                members.all(|m| &*m.identity.name != "m3" || m.state > MemberState::Suspect),
+                "seed {seed}"
+            );
+        }
         Ok(())
     });
 }

@@ -1,5 +1,7 @@
 //! Partitions: what each side shows meanwhile, and that nothing is left of them afterwards.
 
+use std::time::Duration;
+
 use super::{cluster, cluster_with, each_seed, seconds};
 use crate::app::key;
 use crate::net::Direction;
@@ -80,6 +82,46 @@ fn a_long_partition_heals() {
         assert_eq!(world.process(0).shows().len(), 9);
         Ok(())
     });
+}
+
+#[test]
+fn what_was_deregistered_during_a_partition_is_not_shown_again() {
+    // Once within the time that tombstones are kept, and once much later.
+    for away in [30, 300] {
+        let config = EngineConfig {
+            tombstone_retention: seconds(60),
+            loss_hold: seconds(20),
+            ..EngineConfig::default()
+        };
+        each_seed(|seed| {
+            let mut world = cluster_with(seed, 10, config.clone())?;
+            let (gone, kept) = (key("web", "m8"), key("orders", "kept"));
+            world.register(8, &kept, 10);
+            world.run_until_agreed(seconds(5))?;
+            let cut = world.cut(&[7, 8, 9], Direction::Both);
+            world.run_for(seconds(away))?;
+            world.deregister(8, &gone);
+            world.run_for(seconds(away))?;
+            assert!(
+                !world.process(0).shows().contains(&gone),
+                "its owner is lost"
+            );
+            world.heal(cut);
+            for _ in 0..20_000 {
+                world.run_for(Duration::from_millis(1))?;
+                for slot in 0..7 {
+                    let shown = world.process(slot).shows();
+                    assert!(
+                        !shown.contains(&gone),
+                        "seed {seed}: m{slot} shows it again"
+                    );
+                }
+            }
+            world.run_until_agreed(seconds(30))?;
+            assert!(world.process(0).shows().contains(&kept));
+            Ok(())
+        });
+    }
 }
 
 #[test]

@@ -132,6 +132,36 @@ fn a_restart_in_place_is_no_removal_and_no_death() {
 }
 
 #[test]
+fn of_two_generations_of_one_member_only_the_newer_shows() {
+    each_seed(|seed| {
+        let mut world = cluster(seed, 6)?;
+        let (before, after) = (key("orders", "before"), key("orders", "after"));
+        world.register(2, &before, 50);
+        world.run_until_agreed(seconds(5))?;
+        // One member doesn't hear of the restart, and keeps the former self in its view.
+        let cut = world.cut(&[5], Direction::Both);
+        world.kill(2);
+        world.slots[2].wanted.remove(&before);
+        world.register(2, &after, 50);
+        world.restart(2, Place::New);
+        world.run_for(seconds(20))?;
+        assert!(world.process(5).shows().contains(&before));
+        world.heal(cut);
+        world.run_until_agreed(seconds(60))?;
+        for slot in 0..6 {
+            let shown = world.process(slot).shows();
+            assert!(
+                !shown.contains(&before) && shown.contains(&after),
+                "m{slot}: {shown:?}"
+            );
+            let members = world.process(slot).engine.members();
+            assert_eq!(members.filter(|m| &*m.identity.name == "m2").count(), 1);
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn a_newer_owner_of_a_key_wins_everywhere_and_the_older_one_stops() {
     each_seed(|seed| {
         let mut world = cluster(seed, 5)?;

@@ -83,6 +83,25 @@ fn a_lossy_member_is_not_lost() {
     });
 }
 
+#[test]
+fn half_of_all_packets_lost_for_half_a_minute_is_no_death() {
+    each_seed(|seed| {
+        let mut world = cluster(seed, 12)?;
+        world.net.weather = Weather {
+            loss: 0.5,
+            ..world.net.weather
+        };
+        world.run_for(seconds(30))?;
+        assert!(world.counters.datagrams_lost > 100);
+        for (slot, buried) in burials(&world) {
+            assert!(buried.is_empty(), "m{slot} buried {buried:?}");
+        }
+        world.net.weather.loss = 0.0;
+        world.run_until_agreed(seconds(10))?;
+        Ok(())
+    });
+}
+
 /// Losses make accusations, and each of those is told to everybody: the cost of that has a bound.
 #[test]
 fn a_lossy_network_is_no_storm() {
