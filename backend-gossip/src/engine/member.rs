@@ -42,6 +42,8 @@ pub(super) struct Member {
     pub(super) floor_heard: Instant,
     pub(super) address: SocketAddr,
     pub(super) floor: u64,
+    /// What it says of its keyring.
+    pub(super) seal: Box<[u8]>,
     pub(super) unknown: Box<[u8]>,
     /// Apart, since nearly no member has one.
     pub(super) suspicion: Option<Box<Suspicion>>,
@@ -60,6 +62,7 @@ impl Member {
             floor_heard: now,
             address: alive.address,
             floor: alive.floor,
+            seal: alive.seal.clone(),
             unknown: alive.unknown.clone(),
             suspicion: None,
             round_trip: None,
@@ -97,6 +100,7 @@ impl Member {
             incarnation: self.incarnation,
             address: self.address,
             floor: self.floor,
+            seal: self.seal.clone(),
             unknown: self.unknown.clone(),
         }
     }

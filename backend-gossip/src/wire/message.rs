@@ -85,6 +85,8 @@ pub struct Alive {
     pub address: SocketAddr,
     /// Records of its own at or below this version are void; see the registry.
     pub floor: u64,
+    /// What it says of its keyring; left out where that is nothing.
+    pub seal: Box<[u8]>,
     /// Fields of newer versions.
     pub unknown: Box<[u8]>,
 }
@@ -331,6 +333,9 @@ impl Alive {
         put_varint(out, self.incarnation);
         put_address(out, self.address);
         put_varint(out, self.floor);
+        if !self.seal.is_empty() || !self.unknown.is_empty() {
+            put_bytes(out, &self.seal);
+        }
         out.extend_from_slice(&self.unknown);
     }
 
@@ -345,6 +350,10 @@ impl Alive {
             incarnation: body.varint()?,
             address: body.address()?,
             floor: body.varint()?,
+            seal: match body.is_empty() {
+                true => Box::default(),
+                false => kept(body.bytes()?)?,
+            },
             unknown: kept(body.rest())?,
         })
     }

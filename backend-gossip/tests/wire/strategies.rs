@@ -45,15 +45,17 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
 
 fn alive() -> impl Strategy<Value = Alive> {
     let numbers = (any::<u64>(), any::<u64>(), any::<u64>());
-    let unknown = vec(any::<u8>(), 0..30);
-    ("[a-z0-9:._-]{1,128}", numbers, any::<SocketAddr>(), unknown).prop_map(
-        |(name, (generation, incarnation, floor), address, unknown)| Alive {
+    let bytes = || vec(any::<u8>(), 0..30);
+    let name = "[a-z0-9:._-]{1,128}";
+    (name, numbers, any::<SocketAddr>(), bytes(), bytes()).prop_map(
+        |(name, (generation, incarnation, floor), address, seal, unknown)| Alive {
             name: name.into(),
             generation,
             incarnation,
             // Flow and scope of an IPv6 address mean nothing to others.
             address: SocketAddr::new(address.ip(), address.port()),
             floor,
+            seal: seal.into(),
             unknown: unknown.into(),
         },
     )
