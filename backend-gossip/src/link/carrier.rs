@@ -155,7 +155,7 @@ impl Outbox {
     /// Waits until the driver has let go and nothing waits. Cancel-safe.
     async fn closed(&mut self) {
         if self.next().await.is_some() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
@@ -187,7 +187,7 @@ impl LinkKeys {
             Side::Acceptor => !ring.mode().hears_unsealed(),
         };
         if self.ring.clone().wait_for(refused).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -71,19 +71,13 @@ async fn a_packet_capture_shows_no_plaintext() {
             let seen = (count(&datagrams, secret), count(&links, secret));
             if is_sealed {
                 assert_eq!(seen, (0, 0), "{secret} is on the wire");
-            } else if secret != "10.99.88.77" {
-                // The address is four bytes in binary, not text.
+            } else {
                 assert!(
                     seen.0 > 0 && seen.1 > 0,
                     "the capture misses {secret}: {seen:?}"
                 );
             }
         }
-        let binary = [10, 99, 88, 77];
-        let all = [datagrams, links].concat();
-        let addresses = all.iter().flat_map(|bytes| bytes.windows(4));
-        let addresses = addresses.filter(|part| *part == binary).count();
-        assert_eq!(addresses == 0, is_sealed, "{addresses} addresses");
     }
 }
 
@@ -93,15 +87,16 @@ async fn no_nonce_is_seen_twice_whatever_restarts() {
     let mut first = sealed(&[]);
     first.name = Some("stays".into());
     let stays = start(&relay, 0, first).await;
-    for _ in 0..4 {
+    for round in 0..4 {
         let mut config = sealed(&[relay.address(0)]);
         config.name = Some("phoenix".into());
         let phoenix = start(&relay, 1, config).await;
-        phoenix.register(instance("a")).await.unwrap();
-        stays.wait_for("web", 1).await.unwrap();
+        phoenix
+            .register(instance(&round.to_string()))
+            .await
+            .unwrap();
+        until_alone(&stays, &round.to_string()).await;
         phoenix.faults().crash().await;
-        let mut watch = stays.watch_service("web").await.unwrap();
-        watch.wait_until(|view| view.is_empty()).await.unwrap();
     }
     // Key id, start id and counter decide the key and the nonce of a datagram.
     let mut nonces = HashSet::new();
@@ -141,12 +136,17 @@ async fn a_restarted_member_is_heard_at_once() {
             .await
             .unwrap();
         for member in &members {
-            until("the new start's instance is seen alone", async || {
-                let view = member.resolve("web").await.unwrap();
-                view.len() == 1 && view.iter().next().unwrap().id().as_str() == round.to_string()
-            })
-            .await;
+            until_alone(member, &round.to_string()).await;
         }
         phoenix.faults().crash().await;
     }
+}
+
+/// Waits until of all starts of a member only the newest one's instance is seen.
+async fn until_alone(member: &GossipDiscovery, id: &str) {
+    until("the new start's instance is seen alone", async || {
+        let view = member.resolve("web").await.unwrap();
+        view.len() == 1 && view.iter().all(|instance| instance.id().as_str() == id)
+    })
+    .await;
 }
