@@ -1,4 +1,5 @@
-//! What the gossip engine costs: handling a ping, and turning frames into bytes and back.
+//! What the gossip engine costs: handling a ping, turning frames into bytes and back, and sealing
+//! them.
 //!
 //! `cargo bench --bench engine`
 
@@ -9,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use tidings::{Generation, Instance};
+use tidings_gossip::SealKey;
 use tidings_gossip::engine::{Engine, EngineConfig, Identity, Route};
+use tidings_gossip::seal::{Datagrams, Opened, Ring, SealMode, StartId};
 use tidings_gossip::wire::content::Content;
 use tidings_gossip::wire::message::Record;
 use tidings_gossip::wire::{Header, Message, Reader, member_hash};
@@ -121,5 +124,67 @@ fn code(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, handle_ping, code);
+/// Two ends of sealed datagrams that have heard each other.
+fn sealed_pair() -> (Datagrams, Datagrams) {
+    let key = SealKey::from_bytes(std::array::from_fn(|at| at as u8)).expect("not all equal");
+    let ring = Ring::new("tidings", vec![key], SealMode::Required).expect("one key");
+    let end = |start| Datagrams::new(Arc::new(ring.clone()), StartId([start; 16]), Arc::default());
+    let (mut a, mut b) = (end(1), end(2));
+    let now = Instant::now();
+    let mut datagram = a.seal(vec![0xD7; 60]);
+    for turn in 0.. {
+        let to = if turn % 2 == 0 { &mut b } else { &mut a };
+        match to.open(now, address(1), &mut datagram) {
+            Opened::Reply(reply) => datagram = reply,
+            Opened::Frame(_) | Opened::Nothing => break,
+        }
+    }
+    while b.next_released().is_some() {}
+    (a, b)
+}
+
+fn seal(c: &mut Criterion) {
+    let now = Instant::now();
+    for len in [35, 200, 1_356] {
+        let frame = vec![0xD7; len];
+        let (mut a, mut b) = sealed_pair();
+        let overhead = a.seal(frame.clone()).len() - len;
+        c.bench_function(&format!("leave a frame of {len} bytes unsealed"), |bench| {
+            bench.iter(|| black_box(frame.clone()));
+        });
+        c.bench_function(
+            &format!("seal a frame of {len} bytes (+{overhead})"),
+            |bench| {
+                bench.iter(|| a.seal(black_box(frame.clone())));
+            },
+        );
+        // Each can be opened once, so as many are sealed as are to be opened.
+        c.bench_function(&format!("open a frame of {len} bytes"), |bench| {
+            bench.iter_custom(|count| {
+                let mut spent = Duration::ZERO;
+                for _ in 0..count {
+                    let mut datagram = a.seal(frame.clone());
+                    let started = Instant::now();
+                    let opened = b.open(now, address(1), black_box(&mut datagram));
+                    spent += started.elapsed();
+                    assert!(matches!(opened, Opened::Frame(_)));
+                }
+                spent
+            });
+        });
+        c.bench_function(&format!("refuse a forged frame of {len} bytes"), |bench| {
+            let forged = a.seal(frame.clone());
+            let mut number = 0_u64;
+            bench.iter(|| {
+                let mut forged = forged.clone();
+                number += 1;
+                // Another start each time, for which a key has to be derived.
+                forged[10..18].copy_from_slice(&number.to_be_bytes());
+                b.open(now, address(1), &mut forged)
+            });
+        });
+    }
+}
+
+criterion_group!(benches, handle_ping, code, seal);
 criterion_main!(benches);

@@ -49,7 +49,8 @@ mod meaning {
     fn url_toml_and_environment_are_equal_for_gossip() {
         let url = Config::try_from(
             "gossip://0.0.0.0:8000/prod?join=10.0.0.5&join=seed:9000&name=web-1\
-             &suspicion_multiplier=5&probe_interval=200ms&probe_timeout=100ms",
+             &suspicion_multiplier=5&probe_interval=200ms&probe_timeout=100ms&keys_file=/etc/keys\
+             &seal=send",
         )
         .unwrap();
         let toml = r#"
@@ -62,6 +63,8 @@ mod meaning {
             suspicion_multiplier = 5
             probe_interval = "200ms"
             probe_timeout = "100ms"
+            keys_file = "/etc/keys"
+            seal = "send"
         "#;
         assert_eq!(Config::from_toml(toml).unwrap(), url);
         let vars = [
@@ -73,6 +76,8 @@ mod meaning {
             ("TIDINGS_SUSPICION_MULTIPLIER", "5"),
             ("TIDINGS_PROBE_INTERVAL", "200ms"),
             ("TIDINGS_PROBE_TIMEOUT", "100ms"),
+            ("TIDINGS_KEYS_FILE", "/etc/keys"),
+            ("TIDINGS_SEAL", "send"),
         ];
         assert_eq!(from_vars(&vars).unwrap(), url);
 
@@ -367,7 +372,8 @@ mod errors {
     #[cfg(feature = "gossip")]
     fn values_are_named_with_what_is_accepted() {
         let keys = "bind, advertise, join, name, cluster, join_wait, probe_interval, \
-                    probe_timeout, suspicion_multiplier, leave_timeout, loss_hold, state";
+                    probe_timeout, suspicion_multiplier, leave_timeout, loss_hold, state, \
+                    keys, keys_file, seal";
         for (url, text) in [
             ("gossip://?jion=a", format!("gossip: unknown option \"jion\": accepted are {keys}")),
             (

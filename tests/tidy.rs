@@ -55,13 +55,17 @@ fn the_engine_knows_no_clock_socket_task_or_hash_order() {
         "Generation::after",
     ];
     let mut read = 0;
-    for folder in ["engine", "wire"] {
+    for folder in ["engine", "wire", "seal"] {
         for path in sources(&root().join("backend-gossip/src").join(folder)) {
             if path.to_string_lossy().ends_with("tests.rs") {
                 continue;
             }
             read += 1;
             let code = code(&fs::read_to_string(&path).unwrap());
+            // Who is heard isn't read in order there; the lookup is on every datagram's way.
+            let banned = banned
+                .iter()
+                .filter(|word| folder != "seal" || **word != "HashMap");
             for word in banned {
                 assert!(!code.contains(word), "{} has {word}", path.display());
             }

@@ -8,6 +8,8 @@ use serde::{Deserialize, Deserializer, de};
 use tidings_api::config::{self, Options};
 use tidings_api::{Address, DiscoveryUrl, Error, Host, HostPort, Result};
 
+use crate::seal::{Ring, SealKey, SealMode};
+
 /// The port where an address in the configuration names none (the one Serf and memberlist use).
 pub const PORT_DEFAULT: u16 = 7946;
 
@@ -142,6 +144,29 @@ pub struct GossipConfig {
     /// that is damaged is ignored, and said.
     #[serde(rename = "state")]
     pub state_dir: Option<PathBuf>,
+
+    /// The cluster's keys, which seal what goes over the network; all members have the same. Each is 32
+    /// random bytes in base64 or hexadecimal, as `openssl rand -hex 32` writes them. The first one
+    /// seals, all of them open: up to 8. Default none.
+    ///
+    /// To change keys while the cluster runs, use [`keys_file`](Self::keys_file) or
+    /// [`Keyring`](crate::Keyring). In a URL, hexadecimal needs no escapes.
+    pub keys: Vec<SealKey>,
+
+    /// A file with the [`keys`](Self::keys), one a line, and `#` before comments. It is looked at
+    /// every two seconds, so keys change without a restart. Default none.
+    ///
+    /// Only the user the process runs as should be able to read it.
+    pub keys_file: Option<PathBuf>,
+
+    /// Whether frames are sealed: `off`, `accept` (sends unsealed, understands both), `send` (sends
+    /// sealed, understands both) or `required` (hears nothing unsealed). Default `required` with
+    /// keys, and `off` without, which on any address but loopback has to be said: then whoever
+    /// reaches the port can read and change everything that is registered.
+    ///
+    /// The two in the middle are for sealing a cluster that runs, one step on all members after the
+    /// other. They hear what anybody sends, as `off` does.
+    pub seal: Option<SealMode>,
 }
 
 impl Default for GossipConfig {
@@ -159,6 +184,9 @@ impl Default for GossipConfig {
             leave_timeout: Duration::from_millis(500),
             loss_hold: Duration::from_secs(5 * 60),
             state_dir: None,
+            keys: Vec::new(),
+            keys_file: None,
+            seal: None,
         }
     }
 }
@@ -203,6 +231,21 @@ impl GossipConfig {
         self.join.iter().map(|seed| parse_seed(seed)).collect()
     }
 
+    /// What is sealed: as configured, or what follows from whether there are keys.
+    #[must_use]
+    pub fn seal_mode(&self) -> SealMode {
+        let default = if self.has_keys() {
+            SealMode::Required
+        } else {
+            SealMode::Off
+        };
+        self.seal.unwrap_or(default)
+    }
+
+    fn has_keys(&self) -> bool {
+        !self.keys.is_empty() || self.keys_file.is_some()
+    }
+
     fn check(&self) -> Result<()> {
         const MILLISECOND: Duration = Duration::from_millis(1);
         const SECOND: Duration = Duration::from_secs(1);
@@ -223,6 +266,7 @@ impl GossipConfig {
         if let Some(folder) = &self.state_dir {
             check_state_dir(folder, self.name.as_deref())?;
         }
+        self.check_keys()?;
         for (field, value, range) in [
             ("join_wait", self.join_wait, Duration::ZERO..=60 * SECOND),
             (
@@ -252,6 +296,38 @@ impl GossipConfig {
             )));
         }
         Ok(())
+    }
+}
+
+impl GossipConfig {
+    fn check_keys(&self) -> Result<()> {
+        let wrong = |message: String| Err(Error::invalid_config(message));
+        if let Some(file) = &self.keys_file {
+            if file.as_os_str().is_empty() {
+                return wrong("keys_file \"\": accepted is the path of a file".to_owned());
+            }
+            if !self.keys.is_empty() {
+                return wrong("keys and keys_file: accepted is one of them".to_owned());
+            }
+        }
+        if !self.keys.is_empty() {
+            Ring::new(&self.cluster, self.keys.clone(), SealMode::Required)
+                .map_err(|error| Error::invalid_config(format!("keys: {error}")))?;
+        }
+        match (self.seal, self.has_keys()) {
+            (Some(SealMode::Off), true) => wrong(
+                "seal off with keys: accepted are accept, send and required, or no keys".to_owned(),
+            ),
+            (Some(mode), false) if mode != SealMode::Off => wrong(format!(
+                "seal {mode} without keys: accepted is keys or keys_file with it"
+            )),
+            (None, false) if !self.bind.ip().is_loopback() => wrong(format!(
+                "bind {} without keys: accepted are keys or keys_file, which seal what is sent, or \
+                 seal=off where whoever reaches this address may read and change everything",
+                self.bind
+            )),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -345,7 +421,7 @@ mod tests {
             "gossip://0.0.0.0:8000/prod?advertise=10.0.0.7&join=10.0.0.5&join=seed,[::1]:1\
              &name=web-1&join_wait=0s&probe_interval=200ms&probe_timeout=100ms\
              &suspicion_multiplier=5&leave_timeout=1s&loss_hold=1m\
-             &state=/var/lib/web,1",
+             &state=/var/lib/web,1&keys_file=/etc/web/keys,1&seal=send",
         );
         let expected = GossipConfig {
             bind: "0.0.0.0:8000".parse().unwrap(),
@@ -360,6 +436,9 @@ mod tests {
             leave_timeout: Duration::from_secs(1),
             loss_hold: Duration::from_secs(60),
             state_dir: Some("/var/lib/web,1".into()),
+            keys: Vec::new(),
+            keys_file: Some("/etc/web/keys,1".into()),
+            seal: Some(SealMode::Send),
         };
         assert_eq!(read, expected);
         let seeds: Vec<_> = read
@@ -369,7 +448,10 @@ mod tests {
             .map(ToString::to_string)
             .collect();
         assert_eq!(seeds, ["10.0.0.5:7946", "seed:7946", "[::1]:1"]);
-        assert_eq!(config("gossip://[::]").bind, "[::]:7946".parse().unwrap());
+        assert_eq!(
+            config("gossip://[::]?seal=off").bind,
+            "[::]:7946".parse().unwrap()
+        );
         assert_eq!(
             config("gossip://?bind=[::1]:0&cluster=x").bind,
             "[::1]:0".parse().unwrap()
@@ -456,10 +538,61 @@ mod tests {
                 "gossip://?seed=a",
                 "gossip: unknown option \"seed\": accepted are bind, advertise, join, name, \
                  cluster, join_wait, probe_interval, probe_timeout, suspicion_multiplier, \
-                 leave_timeout, loss_hold, state",
+                 leave_timeout, loss_hold, state, keys, keys_file, seal",
+            ),
+            (
+                "gossip://10.0.0.1",
+                "gossip: bind 10.0.0.1:7946 without keys: accepted are keys or keys_file, which \
+                 seal what is sent, or seal=off where whoever reaches this address may read and \
+                 change everything",
+            ),
+            (
+                "gossip://?seal=required",
+                "gossip: seal required without keys: accepted is keys or keys_file with it",
+            ),
+            (
+                "gossip://?seal=off&keys_file=/keys",
+                "gossip: seal off with keys: accepted are accept, send and required, or no keys",
+            ),
+            (
+                "gossip://?seal=on",
+                "gossip: seal \"on\": accepted are off, accept, send, required",
+            ),
+            (
+                "gossip://?keys=0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20&keys_file=/keys",
+                "gossip: keys and keys_file: accepted is one of them",
+            ),
+            (
+                "gossip://?keys_file=",
+                "gossip: keys_file \"\": accepted is the path of a file",
+            ),
+            (
+                "gossip://?keys=hunter2",
+                "gossip: keys: accepted are 32 random bytes, as base64 (44 characters) or \
+                 hexadecimal (64), such as \"openssl rand -base64 32\" writes",
             ),
         ] {
             assert_eq!(error(url), text);
         }
+    }
+
+    #[test]
+    fn keys_seal_unless_something_else_is_said() {
+        const KEY: &str = "0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20";
+        assert_eq!(config("gossip://").seal_mode(), SealMode::Off);
+        assert_eq!(
+            config("gossip://10.0.0.1?seal=off").seal_mode(),
+            SealMode::Off
+        );
+        let sealed = config(&format!("gossip://10.0.0.1?keys={KEY}"));
+        assert_eq!(sealed.seal_mode(), SealMode::Required);
+        assert!(!format!("{sealed:?}").contains(&KEY[..8]), "{sealed:?}");
+        let accepting = config(&format!("gossip://10.0.0.1?keys={KEY}&seal=accept"));
+        assert_eq!(accepting.seal_mode(), SealMode::Accept);
+        let twice = error(&format!("gossip://?keys={KEY},{KEY}"));
+        assert!(
+            twice.contains("keys: key") && twice.contains("is given twice"),
+            "{twice}"
+        );
     }
 }

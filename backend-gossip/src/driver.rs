@@ -6,6 +6,7 @@
 //! callers answered once, at the end of the turn, in this order: who has an answer finds it in the
 //! views.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,17 +15,20 @@ use tidings_api::{
     Freshness, Health, Instance, InstanceKey, Publisher, Removal, Result, Selector, Watch,
 };
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
 
 use crate::Stats;
 use crate::engine::{Engine, Event, Identity, MemberInfo, MemberState, Route};
-use crate::link::{LinkEvent, Links};
+use crate::key_file::KeyFile;
+use crate::keyring::{Gate, KeyReport};
+use crate::link::{LinkEvent, LinkKeys, Links};
 use crate::members::{MemberTable, MemberWatch};
 use crate::metrics::Metrics;
 use crate::net::Net;
 use crate::resolve::{Resolution, Seeds};
+use crate::seal::{Counters, KeyId, Ring, SealKey, SealMode, Told};
 use crate::state_dir::StateDir;
 use crate::status::Board;
 use crate::watch::Watches;
@@ -49,11 +53,24 @@ pub(crate) enum Command {
     Members(Reply<Vec<MemberInfo>>),
     WatchMembers(Reply<MemberWatch>),
     Stats(Reply<Stats>),
+    ChangeKeys(KeyChange, Gate, Reply<Result<()>>),
+    KeyReport(Reply<KeyReport>),
     Close,
     #[cfg(feature = "fault-injection")]
     CutOff(bool, Reply<()>),
     #[cfg(feature = "fault-injection")]
     Crash,
+}
+
+/// A step of changing the keys.
+#[derive(Debug)]
+pub(crate) enum KeyChange {
+    Add(SealKey),
+    Use(KeyId),
+    Retire(KeyId),
+    Mode(SealMode),
+    /// By what the key file has now.
+    Replace(Vec<SealKey>),
 }
 
 pub(crate) type Reply<T> = oneshot::Sender<T>;
@@ -67,6 +84,9 @@ pub(crate) struct Driver {
     /// The seeds' addresses, as they resolved last.
     resolved: Vec<SocketAddr>,
     state: StateDir,
+    ring: watch::Sender<Arc<Ring>>,
+    key_file: KeyFile,
+    seal_counters: Arc<Counters>,
     engine: Engine,
     watches: Watches,
     members: MemberTable,
@@ -97,6 +117,7 @@ enum Wake {
     Connection(TcpStream),
     Link(LinkEvent),
     Seeds(Resolution),
+    Keys(Vec<SealKey>),
     /// `None` when the last handle is gone.
     Command(Option<Command>),
     Timer,
@@ -107,6 +128,9 @@ pub(crate) struct Parts {
     pub(crate) net: Net,
     pub(crate) seeds: Seeds,
     pub(crate) state: StateDir,
+    pub(crate) ring: Arc<Ring>,
+    pub(crate) key_file: KeyFile,
+    pub(crate) seal_counters: Arc<Counters>,
     pub(crate) engine: Engine,
     pub(crate) publisher: Publisher,
     pub(crate) board: Arc<Board>,
@@ -120,15 +144,19 @@ impl Driver {
     /// A driver that has met the seeds resolved so far.
     pub(crate) fn new(parts: Parts, resolution: Option<Resolution>) -> Self {
         let now = Instant::now();
+        let (ring, keys) = watch::channel(parts.ring);
         let mut driver = Self {
             net: parts.net,
-            links: Links::new(),
+            links: Links::new(LinkKeys::new(keys, parts.seal_counters.clone())),
             watches: Watches::new(parts.publisher, parts.engine.freshness()),
             members: MemberTable::new(),
             metrics: Metrics::new(parts.cluster),
             seeds: parts.seeds,
             resolved: Vec::new(),
             state: parts.state,
+            ring,
+            key_file: parts.key_file,
+            seal_counters: parts.seal_counters,
             engine: parts.engine,
             board: parts.board,
             answers: Vec::new(),
@@ -139,6 +167,7 @@ impl Driver {
             commands: parts.commands,
         };
         driver.resolved = resolution.unwrap_or_default().addresses;
+        driver.tell_keys(now);
         driver.meet(now);
         driver.drain(now);
         driver.refresh();
@@ -160,6 +189,7 @@ impl Driver {
                 stream = self.net.accept() => Wake::Connection(stream),
                 event = self.links.next() => Wake::Link(event),
                 resolution = self.seeds.resolved() => Wake::Seeds(resolution),
+                keys = self.key_file.changed() => Wake::Keys(keys),
                 command = self.commands.recv(), if self.life == Life::Open => {
                     Wake::Command(command)
                 }
@@ -184,6 +214,7 @@ impl Driver {
             Wake::Connection(stream) => self.links.accept(now, stream),
             Wake::Link(event) => self.take_link_events(now, event, &mut room),
             Wake::Seeds(resolution) => self.take_seeds(now, resolution),
+            Wake::Keys(keys) => self.take_keys(now, keys),
             Wake::Command(Some(command)) => self.take_commands(now, command, &mut room),
             Wake::Command(None) => self.leave(now),
             Wake::Timer => {}
@@ -203,7 +234,7 @@ impl Driver {
     fn exchange_datagrams(&mut self, now: Instant, room: &mut usize) {
         self.net.flush();
         while *room > 0
-            && let Some((from, bytes)) = self.net.receive()
+            && let Some((from, bytes)) = self.net.receive(now)
         {
             *room -= 1;
             self.engine.handle_datagram(now, from, bytes);
@@ -279,6 +310,14 @@ impl Driver {
                 let stats = self.stats();
                 self.answer(reply, stats);
             }
+            Command::ChangeKeys(change, gate, reply) => {
+                let changed = self.change_keys(now, change, gate);
+                self.answer(reply, changed);
+            }
+            Command::KeyReport(reply) => {
+                let report = self.key_report();
+                self.answer(reply, report);
+            }
             Command::Close => self.leave(now),
             #[cfg(feature = "fault-injection")]
             Command::CutOff(cut_off, reply) => {
@@ -301,6 +340,58 @@ impl Driver {
         }
         self.meet(now);
         self.refresh();
+    }
+
+    /// The key file has other keys: it is obeyed, whoever is parted by that.
+    fn take_keys(&mut self, now: Instant, keys: Vec<SealKey>) {
+        let first = keys.first().map(SealKey::id);
+        if let Err(error) = self.change_keys(now, KeyChange::Replace(keys), Gate::Override) {
+            warn!(%error, "the keys of the file are not taken over");
+            return;
+        }
+        let report = self.key_report();
+        let lacking = first.map_or(0, |id| report.lacking(id).count());
+        if lacking > 0 {
+            warn!(
+                lacking,
+                "members don't have the key that this one seals with now"
+            );
+        }
+    }
+
+    fn change_keys(&mut self, now: Instant, change: KeyChange, gate: Gate) -> Result<()> {
+        let ring = self.ring.borrow().clone();
+        let primary = ring.primary().map(SealKey::id);
+        if gate == Gate::Check
+            && let Some(refusal) = self.key_report().refuse(&change, primary)
+        {
+            return Err(refusal);
+        }
+        let ring = match change {
+            KeyChange::Add(key) if ring.find(key.id()).is_some() => return Ok(()),
+            KeyChange::Add(key) => ring.with(key)?,
+            KeyChange::Use(id) => ring.using(id)?,
+            KeyChange::Retire(id) => ring.without(id)?,
+            KeyChange::Mode(mode) => ring.in_mode(mode)?,
+            KeyChange::Replace(keys) => ring.with_keys(keys)?,
+        };
+        let Told { mode, uses, holds } = ring.told();
+        info!(%mode, ?uses, ?holds, "keys changed");
+        let ring = Arc::new(ring);
+        self.net.set_ring(ring.clone());
+        self.ring.send_replace(ring);
+        self.tell_keys(now);
+        Ok(())
+    }
+
+    fn tell_keys(&mut self, now: Instant) {
+        let told = self.ring.borrow().told();
+        self.engine.tell_seal(now, &told.to_bytes());
+    }
+
+    fn key_report(&self) -> KeyReport {
+        let told = self.engine.seals();
+        KeyReport::new(told.map(|(name, address, told)| (name, address, Told::from_bytes(told))))
     }
 
     /// Gives the engine whom to ask: the seeds, and some of the members that are known from before,
@@ -373,6 +464,7 @@ impl Driver {
                 warn!(%by, %renamed, "another member has this name; going on under a new one");
                 self.board.renamed(self.engine.identity().clone());
                 self.members.changed();
+                self.tell_keys(now);
             }
             Event::Member { member, state } => {
                 self.state.touch();
@@ -441,6 +533,7 @@ impl Driver {
             net: self.net.stats(),
             links: self.links.stats(),
             views_published: self.watches.published(),
+            seal: self.seal_counters.stats(),
         }
     }
 
@@ -467,5 +560,17 @@ fn log_member(member: &Identity, state: MemberState) {
         MemberState::Suspect => debug!(%name, %address, "member is suspect"),
         MemberState::Dead => info!(%name, %address, "member is dead"),
         MemberState::Left => info!(%name, %address, "member has left"),
+    }
+}
+
+impl fmt::Display for KeyChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Add(key) => write!(f, "add key {}", key.id()),
+            Self::Use(id) => write!(f, "use key {id}"),
+            Self::Retire(id) => write!(f, "retire key {id}"),
+            Self::Mode(mode) => write!(f, "set seal {mode}"),
+            Self::Replace(_) => f.write_str("reload keys"),
+        }
     }
 }

@@ -26,6 +26,7 @@
 //! `engine`, a state machine without sockets or clocks, and `net` and `link`, the sockets.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +56,12 @@ mod faults;
 #[cfg(feature = "fault-injection")]
 pub use faults::Faults;
 
+mod key_file;
+use key_file::KeyFile;
+
+mod keyring;
+pub use keyring::{Gate, KeyReport, Keyring, MemberKeys};
+
 mod link;
 pub use link::LinkStats;
 
@@ -69,6 +76,11 @@ pub use net::NetStats;
 
 mod resolve;
 use resolve::Seeds;
+
+#[doc(hidden)]
+pub mod seal;
+use seal::{Counters, Datagrams, Ring, StartId};
+pub use seal::{KeyId, SealKey, SealMode, SealStats};
 
 mod state_dir;
 use state_dir::StateDir;
@@ -109,6 +121,7 @@ pub struct GossipDiscovery {
     board: Arc<Board>,
     publisher: Publisher,
     commands: mpsc::Sender<Command>,
+    keys_file: Option<PathBuf>,
 }
 
 /// What a member has counted since its start.
@@ -122,6 +135,8 @@ pub struct Stats {
     pub links: LinkStats,
     /// Views given to watches.
     pub views_published: u64,
+    /// Sealing.
+    pub seal: SealStats,
 }
 
 impl GossipDiscovery {
@@ -142,12 +157,12 @@ impl GossipDiscovery {
     pub async fn start(config: GossipConfig) -> Result<Self> {
         config.validate()?;
         let mut seeds = Seeds::new(config.seeds()?);
-        let net = Net::bind(config.bind).map_err(|error| error.with_backend(BACKEND))?;
+        let ring = Arc::new(ring(&config).await?);
+        let seal_counters = Arc::<Counters>::default();
+        let seal = Datagrams::new(ring.clone(), start_id()?, seal_counters.clone());
+        let net = Net::bind(config.bind, seal).map_err(|error| error.with_backend(BACKEND))?;
         let local = net.local();
-        if !local.ip().is_loopback() {
-            warn!(%local, "gossip is not sealed: whoever reaches this address can read and change \
-                   what is registered");
-        }
+        say_if_unsealed(local, ring.mode());
 
         let generated = || InstanceId::generate().to_string();
         let name: Arc<str> = config.name.clone().unwrap_or_else(generated).into();
@@ -188,6 +203,9 @@ impl GossipDiscovery {
             net,
             seeds,
             state,
+            key_file: KeyFile::new(config.keys_file.clone(), ring.keys()),
+            ring,
+            seal_counters,
             engine,
             publisher: publisher.clone(),
             board: board.clone(),
@@ -202,6 +220,7 @@ impl GossipDiscovery {
             board,
             publisher,
             commands,
+            keys_file: config.keys_file,
         };
         // Too late is no error: the driver goes on trying.
         let _ = timeout_at(enough, first_answer).await;
@@ -255,6 +274,12 @@ impl GossipDiscovery {
     /// [`Closed`](tidings_api::ErrorKind::Closed).
     pub async fn watch_members(&self) -> Result<MemberWatch> {
         self.ask(Command::WatchMembers).await
+    }
+
+    /// The keys that seal what goes over the network, to be changed while the cluster runs.
+    #[must_use]
+    pub fn keyring(&self) -> Keyring<'_> {
+        Keyring::new(self)
     }
 
     /// What this member has counted.
@@ -330,6 +355,43 @@ impl Discovery for GossipDiscovery {
     }
 }
 
+/// The keys and the mode that are configured.
+async fn ring(config: &GossipConfig) -> Result<Ring> {
+    let keys = match &config.keys_file {
+        Some(path) => KeyFile::read(path).await,
+        None => Ok(config.keys.clone()),
+    };
+    let ring = keys.and_then(|keys| match config.seal_mode() {
+        SealMode::Off => Ok(Ring::off(&config.cluster)),
+        mode => Ring::new(&config.cluster, keys, mode),
+    });
+    ring.map_err(|error| error.with_backend(BACKEND))
+}
+
+/// Random: with it, no two starts ever seal with the same key.
+fn start_id() -> Result<StartId> {
+    let mut id = [0; 16];
+    keyring::random(&mut id)?;
+    Ok(StartId(id))
+}
+
+fn say_if_unsealed(local: SocketAddr, mode: SealMode) {
+    if local.ip().is_loopback() {
+        return;
+    }
+    match mode {
+        SealMode::Off | SealMode::Accept => {
+            warn!(%local, %mode, "gossip is not sealed: whoever reaches this address can read and \
+                   change what is registered");
+        }
+        SealMode::Send => {
+            warn!(%local, %mode, "gossip hears unsealed frames: whoever reaches this address can \
+                   change what is registered");
+        }
+        SealMode::Required => {}
+    }
+}
+
 /// Where the others reach this member.
 fn address<'a>(
     config: &GossipConfig,
@@ -351,6 +413,8 @@ fn engine(config: &GossipConfig, identity: Identity) -> Engine {
         suspicion_multiplier: config.suspicion_multiplier,
         leave_timeout: config.leave_timeout,
         loss_hold: config.loss_hold,
+        // Kept free also while nothing is sealed: that may change.
+        datagram_bytes: EngineConfig::default().datagram_bytes - seal::DATAGRAM_OVERHEAD_BYTES,
         ..EngineConfig::default()
     };
     Engine::new(

@@ -3,9 +3,11 @@
 //! On the wire a frame is its length (`u32`, big-endian) and its bytes; an empty one says nothing
 //! but that the link is in use. A link carries frames both ways, whoever opened it. [`Links`] is the
 //! driver's side of them: it never waits, opens a link when a frame needs one, and lets neither
-//! silent nor slow peers hold more than their share. The tasks' side is in [`carrier`].
+//! silent nor slow peers hold more than their share. The tasks' side is in [`carrier`]; they seal what
+//! they write and open what they read.
 
 mod carrier;
+mod greeting;
 #[cfg(test)]
 mod tests;
 
@@ -18,11 +20,13 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tracing::{debug, error, trace, warn};
 
 use self::carrier::{Carrier, End, Outbox};
 use crate::engine::{LinkFailure, LinkId};
+use crate::seal::{Counters, Ring};
 use crate::wire::limits::LINK_FRAME_BYTES_MAX;
 
 /// Links opened by this member at once; above it the one unused longest makes room.
@@ -90,6 +94,7 @@ pub(crate) struct Links {
     /// [`LINKS_IN_MAX`], or what a test can open.
     incoming_max: usize,
     frames: (Sender<Frame>, Receiver<Frame>),
+    keys: LinkKeys,
     tasks: JoinSet<(Carrier, End)>,
     last: LinkId,
     stats: LinkStats,
@@ -101,14 +106,32 @@ pub(crate) struct Links {
 /// A frame that was read, and where.
 type Frame = (LinkId, Vec<u8>);
 
+/// What links are sealed with, now and from the next change on.
+#[derive(Clone, Debug)]
+pub(crate) struct LinkKeys {
+    ring: watch::Receiver<Arc<Ring>>,
+    counters: Arc<Counters>,
+}
+
+impl LinkKeys {
+    pub(crate) fn new(ring: watch::Receiver<Arc<Ring>>, counters: Arc<Counters>) -> Self {
+        Self { ring, counters }
+    }
+
+    fn ring(&self) -> Arc<Ring> {
+        self.ring.borrow().clone()
+    }
+}
+
 impl Links {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(keys: LinkKeys) -> Self {
         Self {
             open: HashMap::new(),
             outgoing: HashMap::new(),
             kept: Vec::new(),
             incoming_max: LINKS_IN_MAX,
             frames: mpsc::channel(FRAMES_READ_MAX),
+            keys,
             tasks: JoinSet::new(),
             last: LinkId(0),
             stats: LinkStats::default(),
@@ -259,7 +282,7 @@ impl Links {
         let (queue, frames) = mpsc::channel(FRAMES_WAITING_MAX);
         let outbox = Outbox::new(frames);
         let waiting = outbox.waiting();
-        let carrier = Carrier::new(id, outbox, self.frames.0.clone());
+        let carrier = Carrier::new(id, outbox, self.frames.0.clone(), self.keys.clone());
         let link = Link {
             to,
             queue,
@@ -342,7 +365,7 @@ impl Links {
                 }
                 None
             }
-            End::Done | End::Malformed => None,
+            End::Done | End::Malformed | End::Rejected => None,
         }
     }
 

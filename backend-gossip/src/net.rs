@@ -1,14 +1,18 @@
-//! The sockets: one port, UDP for datagrams and TCP for links.
+//! The sockets: one port, UDP for datagrams and TCP for links. Datagrams are sealed on their way out
+//! and opened on their way in.
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tidings_api::{Error, ErrorKind, Result};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tracing::{debug, trace};
+
+use crate::seal::{Datagrams, Opened, Ring};
 
 /// Tries to find a port that is free for UDP and TCP alike, where any port will do. On a machine
 /// with room for it the first try nearly always succeeds.
@@ -46,6 +50,7 @@ pub(crate) struct Net {
     local: SocketAddr,
     unsent: VecDeque<(SocketAddr, Vec<u8>)>,
     buffer: Box<[u8]>,
+    seal: Datagrams,
     stats: NetStats,
     /// Drops every datagram both ways; only fault injection turns it on.
     cut_off: bool,
@@ -53,7 +58,7 @@ pub(crate) struct Net {
 
 impl Net {
     /// Binds UDP and TCP to `addr`; port 0 takes one that is free for both.
-    pub(crate) fn bind(addr: SocketAddr) -> Result<Self> {
+    pub(crate) fn bind(addr: SocketAddr, seal: Datagrams) -> Result<Self> {
         let (udp, listener) = bind_pair(addr).map_err(|error| bind_error(addr, error))?;
         let sockets = || -> io::Result<_> {
             let local = listener.local_addr()?.as_socket().unwrap_or(addr);
@@ -67,6 +72,7 @@ impl Net {
             local,
             unsent: VecDeque::new(),
             buffer: vec![0; DATAGRAM_BYTES_MAX].into(),
+            seal,
             stats: NetStats::default(),
             cut_off: false,
         })
@@ -91,8 +97,16 @@ impl Net {
         self.stats
     }
 
+    /// Seals and opens with other keys, or in another mode.
+    pub(crate) fn set_ring(&mut self, ring: Arc<Ring>) {
+        self.seal.set_ring(ring);
+    }
+
     /// Waits until a datagram can be read, or one that waits can be sent.
     pub(crate) async fn ready(&self) {
+        if self.seal.has_released() {
+            return;
+        }
         // An error of the wait itself shows again, with its text, in the call that follows.
         let _ = if self.unsent.is_empty() {
             self.udp.readable().await
@@ -117,15 +131,25 @@ impl Net {
         }
     }
 
-    /// The next datagram that is there, with its sender.
-    pub(crate) fn receive(&mut self) -> Option<(SocketAddr, &[u8])> {
+    /// The next datagram that is there, opened, with its sender.
+    pub(crate) fn receive(&mut self, now: Instant) -> Option<(SocketAddr, &[u8])> {
         loop {
+            if let Some((from, frame)) = self.seal.next_released() {
+                // It came in this buffer, so it fits.
+                let len = frame.len().min(self.buffer.len());
+                self.buffer[..len].copy_from_slice(&frame[..len]);
+                return Some((from, &self.buffer[..len]));
+            }
             match self.udp.try_recv_from(&mut self.buffer) {
                 Ok(_) if self.cut_off => {}
                 Ok((len, from)) => {
                     let from = canonical(from);
                     trace!(%from, len, "datagram received");
-                    return Some((from, &self.buffer[..len]));
+                    match self.seal.open(now, from, &mut self.buffer[..len]) {
+                        Opened::Frame(place) => return Some((from, &self.buffer[place])),
+                        Opened::Reply(bytes) => self.put(from, bytes),
+                        Opened::Nothing => {}
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
                 // Some systems report here that an earlier datagram reached nobody; the socket is
@@ -139,19 +163,10 @@ impl Net {
         }
     }
 
-    /// Sends a datagram, or keeps it until the socket has room.
+    /// Sends a frame as a datagram, or keeps it until the socket has room.
     pub(crate) fn send(&mut self, to: SocketAddr, frame: Vec<u8>) {
-        if self.cut_off {
-            return;
-        }
-        if self.unsent.is_empty() && self.try_send(to, &frame) {
-            return;
-        }
-        if self.unsent.len() < UNSENT_MAX {
-            self.unsent.push_back((to, frame));
-        } else {
-            self.stats.dropped += 1;
-        }
+        let bytes = self.seal.seal(frame);
+        self.put(to, bytes);
     }
 
     /// Sends what waits, as far as the socket has room.
@@ -169,6 +184,20 @@ impl Net {
     pub(crate) fn cut_off(&mut self, cut_off: bool) {
         self.cut_off = cut_off;
         self.unsent.clear();
+    }
+
+    fn put(&mut self, to: SocketAddr, bytes: Vec<u8>) {
+        if self.cut_off {
+            return;
+        }
+        if self.unsent.is_empty() && self.try_send(to, &bytes) {
+            return;
+        }
+        if self.unsent.len() < UNSENT_MAX {
+            self.unsent.push_back((to, bytes));
+        } else {
+            self.stats.dropped += 1;
+        }
     }
 
     /// Whether the datagram is dealt with: sent, or refused for good.
@@ -314,16 +343,20 @@ fn canonical(addr: SocketAddr) -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use tokio::time::timeout;
 
     use super::*;
+    use crate::seal::StartId;
+
+    fn bind(addr: SocketAddr) -> Result<Net> {
+        let ring = Arc::new(Ring::off("tidings"));
+        Net::bind(addr, Datagrams::new(ring, StartId([0; 16]), Arc::default()))
+    }
 
     #[tokio::test]
     async fn a_port_in_use_is_named() {
-        let net = Net::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let error = Net::bind(net.local()).unwrap_err();
+        let net = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let error = bind(net.local()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         let text = error.to_string();
         assert!(
@@ -334,15 +367,15 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_of_another_machine_is_a_wrong_configuration() {
-        let error = Net::bind("192.0.2.77:0".parse().unwrap()).unwrap_err();
+        let error = bind("192.0.2.77:0".parse().unwrap()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidConfig);
         assert!(error.to_string().contains("192.0.2.77:0"), "{error}");
     }
 
     #[tokio::test]
     async fn both_families_meet_on_a_socket_bound_to_all() {
-        let mut all = Net::bind("[::]:0".parse().unwrap()).unwrap();
-        let mut v4 = Net::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let mut all = bind("[::]:0".parse().unwrap()).unwrap();
+        let mut v4 = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let all_addr: SocketAddr = (Ipv4Addr::LOCALHOST, all.local().port()).into();
         for (from, to, to_addr) in [(1, 2, v4.local()), (2, 1, all_addr)] {
             let (sender, receiver) = match (from, to) {
@@ -355,7 +388,7 @@ mod tests {
                 assert!(Instant::now() < deadline, "nothing arrives");
                 sender.flush();
                 let _ = timeout(Duration::from_millis(5), receiver.ready()).await;
-                if let Some((from, bytes)) = receiver.receive() {
+                if let Some((from, bytes)) = receiver.receive(Instant::now()) {
                     break (from, bytes.to_vec());
                 }
             };
@@ -366,8 +399,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_member_knows_its_own_addresses() {
-        let all = Net::bind("0.0.0.0:0".parse().unwrap()).unwrap();
-        let one = Net::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let all = bind("0.0.0.0:0".parse().unwrap()).unwrap();
+        let one = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let is_own = |net: &Net, ip: [u8; 4], port| net.is_own((ip, port).into());
         let port = all.local().port();
         for ip in [[127, 0, 0, 1], [127, 0, 0, 9]] {

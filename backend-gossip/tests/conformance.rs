@@ -27,7 +27,6 @@ tidings_conformance::suite!(
         wat_10_losses_without_a_server_are_held = "there is no server",
         hea_2_health_survives_a_lost_session = "there are no sessions",
         hea_2_health_survives_lost_data = "there is no server",
-        lim_3_secrets_are_not_shown = "the configuration has no secrets",
     }
 );
 
@@ -119,8 +118,14 @@ impl Fixture for GossipFixture {
                 ("leave_timeout", "1000000y"),
                 ("loss_hold", "-1s"),
                 ("state", "/tmp"),
+                ("seal", "required"),
+                ("keys", "hunter2"),
+                ("keys_file", ""),
             ],
-            secrets: Vec::new(),
+            secrets: vec![(
+                "keys",
+                "0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20",
+            )],
         })
     }
 }

@@ -44,6 +44,8 @@ pub(super) struct Member {
     pub(super) floor: u64,
     /// Version of its newest record by its own last word.
     pub(super) newest: u64,
+    /// What it says of its keyring.
+    pub(super) seal: Box<[u8]>,
     pub(super) unknown: Box<[u8]>,
     /// Apart, since nearly no member has one.
     pub(super) suspicion: Option<Box<Suspicion>>,
@@ -63,6 +65,7 @@ impl Member {
             address: alive.address,
             floor: alive.floor,
             newest: alive.newest,
+            seal: alive.seal.clone(),
             unknown: alive.unknown.clone(),
             suspicion: None,
             round_trip: None,
@@ -101,6 +104,7 @@ impl Member {
             address: self.address,
             floor: self.floor,
             newest: self.newest,
+            seal: self.seal.clone(),
             unknown: self.unknown.clone(),
         }
     }

@@ -421,6 +421,19 @@ impl Engine {
         Ok(())
     }
 
+    /// Says something else of this member's keyring, opaque here, to all the others.
+    pub fn tell_seal(&mut self, now: Instant, told: &[u8]) {
+        if *self.members.me().seal == *told || self.leave.is_some() {
+            return;
+        }
+        self.members.change(self.me, &mut self.rng, |me| {
+            me.seal = told.into();
+            me.incarnation = me.incarnation.saturating_add(1);
+        });
+        self.index_member(self.me);
+        self.spread(now, ItemKey::Member(self.me));
+    }
+
     // Outputs.
 
     /// The next frame to send.
@@ -483,6 +496,12 @@ impl Engine {
     #[must_use]
     pub fn records(&self) -> usize {
         self.registry.len()
+    }
+
+    /// What the present members, this one included, have said of their keyrings.
+    pub fn seals(&self) -> impl Iterator<Item = (Arc<str>, SocketAddr, &[u8])> {
+        let present = self.members.iter().filter(|(_, m)| m.is_present());
+        present.map(|(_, member)| (member.name.clone(), member.address, &*member.seal))
     }
 
     /// Own registrations, and whether a newer generation took over.
@@ -773,6 +792,7 @@ fn alive(identity: &Identity) -> Alive {
         address: identity.address,
         floor: 0,
         newest: 0,
+        seal: Box::default(),
         unknown: Box::default(),
     }
 }

@@ -12,8 +12,10 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::time::timeout;
 
-use super::Frame;
+use super::greeting::{Sealed, greet};
+use super::{Frame, LinkKeys};
 use crate::engine::{LinkFailure, LinkId};
+use crate::seal::{LINK_OVERHEAD_BYTES, LinkOpener, LinkSealer, Rejection, Ring, Side};
 use crate::wire::limits::LINK_FRAME_BYTES_MAX;
 
 /// How long a connection may take to open: several round trips around the globe, with one packet
@@ -21,7 +23,7 @@ use crate::wire::limits::LINK_FRAME_BYTES_MAX;
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long one frame may take, from its first byte to its last: a megabyte at 1 Mbit/s, about.
 /// It bounds how long a slow peer holds a task and the memory of a frame.
-const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long what was written may stay unconfirmed by the peer's host before the link counts as
 /// broken. Without it a lost host would swallow frames for a quarter of an hour.
 #[cfg(target_os = "linux")]
@@ -29,6 +31,11 @@ const UNCONFIRMED_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes read ahead: enough for the length of a frame, which then is read past the buffer. Most
 /// links are idle nearly always, and a member has several.
 const READ_BUFFER_BYTES: usize = 64;
+/// What stands before each frame: its length.
+const LENGTH_BYTES: usize = 4;
+
+/// The end of a link that is read.
+pub(super) type Reading<'a> = BufReader<ReadHalf<'a>>;
 
 /// How the task of a link ended.
 #[derive(Debug)]
@@ -39,6 +46,8 @@ pub(super) enum End {
     Lost,
     /// What came was no frame.
     Malformed,
+    /// What came was not sealed as it should be; the reason is counted.
+    Rejected,
     /// It could not be opened, for a reason on the peer's side or on the way.
     Failed(LinkFailure),
     /// It could not be opened since this machine lacks what it takes: descriptors, ports, memory.
@@ -50,17 +59,23 @@ pub(super) struct Carrier {
     pub(super) id: LinkId,
     outbox: Outbox,
     frames: Sender<Frame>,
+    keys: LinkKeys,
 }
 
 impl Carrier {
-    pub(super) fn new(id: LinkId, outbox: Outbox, frames: Sender<Frame>) -> Self {
-        Self { id, outbox, frames }
+    pub(super) fn new(id: LinkId, outbox: Outbox, frames: Sender<Frame>, keys: LinkKeys) -> Self {
+        Self {
+            id,
+            outbox,
+            frames,
+            keys,
+        }
     }
 
     /// Opens a connection to `to`, and carries what goes there and comes from there.
     pub(super) async fn open(mut self, to: SocketAddr) -> (Self, End) {
         let end = match connect(to).await {
-            Ok(stream) => self.exchange(stream).await,
+            Ok(stream) => self.exchange(stream, Side::Opener).await,
             Err(end) => end,
         };
         (self, end)
@@ -70,7 +85,7 @@ impl Carrier {
     pub(super) async fn serve(mut self, stream: TcpStream) -> (Self, End) {
         // An option that can't be set costs speed, not correctness.
         let _ = configure(&stream);
-        let end = self.exchange(stream).await;
+        let end = self.exchange(stream, Side::Acceptor).await;
         (self, end)
     }
 
@@ -79,13 +94,29 @@ impl Carrier {
         self.outbox.current.is_some() || !self.outbox.queue.is_empty()
     }
 
-    async fn exchange(&mut self, mut stream: TcpStream) -> End {
-        let (reader, writer) = stream.split();
+    async fn exchange(&mut self, mut stream: TcpStream, side: Side) -> End {
+        let (reader, mut writer) = stream.split();
+        let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
+        let greeted = tokio::select! {
+            greeted = greet(&self.keys, side, &mut reader, &mut writer) => greeted,
+            // Nothing is written before, so it takes an eye on the driver.
+            () = self.outbox.closed() => Err(End::Done),
+        };
+        let (seal, open) = match greeted {
+            Ok(Some(Sealed { seal, open })) => (Some(seal), Some(open)),
+            Ok(None) => (None, None),
+            Err(end) => return end,
+        };
+        let unsealed = seal.is_none();
         tokio::select! {
             // Reading first: what is written after the peer's end is known would be lost.
             biased;
-            end = read_frames(reader, self.id, &self.frames) => end,
-            end = write_frames(writer, &mut self.outbox) => end,
+            end = read_frames(reader, self.id, &self.frames, open, &self.keys) => end,
+            end = write_frames(writer, &mut self.outbox, seal, &self.keys) => end,
+            () = self.keys.unsealed_refused(side), if unsealed => match side {
+                Side::Opener => End::Lost,
+                Side::Acceptor => End::Done,
+            },
         }
     }
 }
@@ -121,6 +152,13 @@ impl Outbox {
         self.current.as_deref()
     }
 
+    /// Waits until the driver has let go and nothing waits. Cancel-safe.
+    async fn closed(&mut self) {
+        if self.next().await.is_some() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     fn written(&mut self) {
         if let Some(frame) = self.current.take() {
             self.waiting.fetch_sub(frame.len(), Ordering::Relaxed);
@@ -132,6 +170,26 @@ impl Outbox {
 pub(super) fn framed(frame: &[u8]) -> Vec<u8> {
     let len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
     [&len.to_be_bytes(), frame].concat()
+}
+
+impl LinkKeys {
+    /// Counts why nothing more is read from a link.
+    pub(super) fn rejected(&self, rejection: Rejection) -> End {
+        self.counters.rejected(rejection);
+        End::Rejected
+    }
+
+    /// Waits until an unsealed link should not go on: its opener would open a sealed one now, or its
+    /// acceptor would accept no other.
+    async fn unsealed_refused(&self, side: Side) {
+        let refused = |ring: &Arc<Ring>| match side {
+            Side::Opener => ring.mode().sends_sealed(),
+            Side::Acceptor => !ring.mode().hears_unsealed(),
+        };
+        if self.ring.clone().wait_for(refused).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 pub(super) async fn connect(to: SocketAddr) -> Result<TcpStream, End> {
@@ -179,18 +237,30 @@ fn configure(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-async fn read_frames(reader: ReadHalf<'_>, id: LinkId, frames: &Sender<Frame>) -> End {
-    let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
+async fn read_frames(
+    mut reader: Reading<'_>,
+    id: LinkId,
+    frames: &Sender<Frame>,
+    mut open: Option<LinkOpener>,
+    keys: &LinkKeys,
+) -> End {
+    let longest = LINK_FRAME_BYTES_MAX + open.as_ref().map_or(0, |_| LINK_OVERHEAD_BYTES);
     loop {
         // No deadline between frames: the driver closes what is idle.
         if !reader.fill_buf().await.is_ok_and(|bytes| !bytes.is_empty()) {
             return End::Lost;
         }
-        let frame = match timeout(FRAME_TIMEOUT, read_frame(&mut reader)).await {
+        let mut frame = match timeout(FRAME_TIMEOUT, read_frame(&mut reader, longest)).await {
             Ok(Ok(Some(frame))) => frame,
             Ok(Ok(None)) => return End::Malformed,
             Ok(Err(_)) | Err(_) => return End::Lost,
         };
+        if let Some(open) = &mut open {
+            if let Err(rejection) = open.open(&keys.ring(), &mut frame) {
+                return keys.rejected(rejection);
+            }
+            keys.counters.opened();
+        }
         if frames.send((id, frame)).await.is_err() {
             return End::Done;
         }
@@ -198,9 +268,9 @@ async fn read_frames(reader: ReadHalf<'_>, id: LinkId, frames: &Sender<Frame>) -
 }
 
 /// The next frame, or `None` where its length is not one.
-async fn read_frame(reader: &mut BufReader<ReadHalf<'_>>) -> io::Result<Option<Vec<u8>>> {
+async fn read_frame(reader: &mut Reading<'_>, longest: usize) -> io::Result<Option<Vec<u8>>> {
     let len = reader.read_u32().await?;
-    if len as usize > LINK_FRAME_BYTES_MAX {
+    if len as usize > longest {
         return Ok(None);
     }
     // Grows with what comes, not with what was announced.
@@ -212,8 +282,26 @@ async fn read_frame(reader: &mut BufReader<ReadHalf<'_>>) -> io::Result<Option<V
     Ok(Some(frame))
 }
 
-async fn write_frames(mut writer: WriteHalf<'_>, outbox: &mut Outbox) -> End {
+async fn write_frames(
+    mut writer: WriteHalf<'_>,
+    outbox: &mut Outbox,
+    mut seal: Option<LinkSealer>,
+    keys: &LinkKeys,
+) -> End {
     while let Some(frame) = outbox.next().await {
+        let sealed;
+        let frame = match &mut seal {
+            None => frame,
+            Some(seal) => {
+                let bytes = frame.get(LENGTH_BYTES..).unwrap_or_default();
+                let Some(bytes) = seal.seal(&keys.ring(), bytes) else {
+                    return End::Lost;
+                };
+                keys.counters.sealed();
+                sealed = bytes;
+                &sealed
+            }
+        };
         match timeout(FRAME_TIMEOUT, writer.write_all(frame)).await {
             Ok(Ok(())) => outbox.written(),
             Ok(Err(_)) | Err(_) => return End::Lost,

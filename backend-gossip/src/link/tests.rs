@@ -8,6 +8,11 @@ use super::*;
 
 const LONG: Duration = Duration::from_secs(30);
 
+fn unsealed() -> Links {
+    let (_, ring) = watch::channel(Arc::new(Ring::off("tidings")));
+    Links::new(LinkKeys::new(ring, Arc::default()))
+}
+
 async fn listen() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -30,7 +35,7 @@ async fn until(links: &mut Links, condition: impl Fn(LinkStats) -> bool) {
 #[tokio::test]
 async fn frames_go_both_ways_over_one_link() {
     let (listener, addr) = listen().await;
-    let (mut a, mut b) = (Links::new(), Links::new());
+    let (mut a, mut b) = (unsealed(), unsealed());
     let now = Instant::now();
     a.send(now, addr, b"one");
     let (stream, _) = listener.accept().await.unwrap();
@@ -49,7 +54,7 @@ async fn frames_go_both_ways_over_one_link() {
 async fn nobody_listening_is_refused() {
     let (listener, addr) = listen().await;
     drop(listener);
-    let mut links = Links::new();
+    let mut links = unsealed();
     links.send(Instant::now(), addr, b"lost");
     let event = next(&mut links).await;
     assert!(
@@ -74,7 +79,7 @@ async fn nobody_is_taken_for_oneself() {
 #[tokio::test]
 async fn the_end_of_a_peer_is_noticed_without_sending() {
     let (listener, addr) = listen().await;
-    let mut links = Links::new();
+    let mut links = unsealed();
     links.send(Instant::now(), addr, b"hello");
     let (mut stream, _) = listener.accept().await.unwrap();
     stream.read_exact(&mut [0; 9]).await.unwrap();
@@ -90,7 +95,7 @@ async fn the_end_of_a_peer_is_noticed_without_sending() {
 async fn a_peer_that_restarted_takes_what_it_missed() {
     const FRAMES: u8 = 14;
     let (listener, addr) = listen().await;
-    let mut links = Links::new();
+    let mut links = unsealed();
     // More than the socket's buffers hold, so that some of it waits.
     for number in 0..FRAMES {
         links.send(Instant::now(), addr, &vec![number; LINK_FRAME_BYTES_MAX]);
@@ -122,7 +127,7 @@ async fn a_peer_that_restarted_takes_what_it_missed() {
 #[tokio::test]
 async fn a_peer_that_always_hangs_up_is_unreachable_in_the_end() {
     let (listener, addr) = listen().await;
-    let mut links = Links::new();
+    let mut links = unsealed();
     // More than the socket's buffers hold, so that it can't all be written.
     for _ in 0..14 {
         links.send(Instant::now(), addr, &vec![0; LINK_FRAME_BYTES_MAX]);
@@ -145,7 +150,7 @@ async fn a_peer_that_always_hangs_up_is_unreachable_in_the_end() {
 #[tokio::test]
 async fn what_is_no_frame_ends_the_link_and_is_counted() {
     let (listener, addr) = listen().await;
-    let mut links = Links::new();
+    let mut links = unsealed();
     let mut peer = TcpStream::connect(addr).await.unwrap();
     links.accept(Instant::now(), listener.accept().await.unwrap().0);
     peer.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
@@ -157,7 +162,7 @@ async fn what_is_no_frame_ends_the_link_and_is_counted() {
 #[tokio::test]
 async fn a_slow_peer_costs_a_bounded_queue() {
     let (_listener, addr) = listen().await;
-    let mut links = Links::new();
+    let mut links = unsealed();
     let frame = vec![0; LINK_FRAME_BYTES_MAX];
     for _ in 0..100 {
         // Never read: the first megabytes are in the system's buffers, the next in the queue.
@@ -177,7 +182,7 @@ async fn the_link_unused_longest_makes_room() {
         let ip = Ipv4Addr::new(127, 0, 1, u8::try_from(n).unwrap());
         SocketAddr::new(ip.into(), port)
     };
-    let mut links = Links::new();
+    let mut links = unsealed();
     let start = Instant::now();
     let later = |n: usize| start + Duration::from_millis(u64::try_from(n).unwrap());
     for n in 1..=LINKS_OUT_MAX {
@@ -194,7 +199,7 @@ async fn the_link_unused_longest_makes_room() {
 #[tokio::test]
 async fn silent_links_make_room_for_new_ones_and_used_ones_do_not() {
     let (listener, addr) = listen().await;
-    let mut links = Links::new();
+    let mut links = unsealed();
     links.incoming_max = 2;
     let start = Instant::now();
     let mut peers = Vec::new();
@@ -215,7 +220,7 @@ async fn silent_links_make_room_for_new_ones_and_used_ones_do_not() {
 #[tokio::test]
 async fn idle_links_are_closed_by_their_opener() {
     let (listener, addr) = listen().await;
-    let (mut a, mut b) = (Links::new(), Links::new());
+    let (mut a, mut b) = (unsealed(), unsealed());
     let now = Instant::now();
     a.send(now, addr, b"hello");
     b.accept(now, listener.accept().await.unwrap().0);
@@ -232,7 +237,7 @@ async fn idle_links_are_closed_by_their_opener() {
 #[tokio::test]
 async fn a_kept_link_is_opened_and_stays_open() {
     let (listener, addr) = listen().await;
-    let (mut a, mut b) = (Links::new(), Links::new());
+    let (mut a, mut b) = (unsealed(), unsealed());
     let start = Instant::now();
     a.keep(start, vec![addr]);
     b.accept(start, listener.accept().await.unwrap().0);
@@ -273,7 +278,7 @@ async fn a_kept_link_is_opened_and_stays_open() {
 #[tokio::test]
 async fn shutting_down_leaves_nothing_open() {
     let (listener, addr) = listen().await;
-    let mut links = Links::new();
+    let mut links = unsealed();
     links.send(Instant::now(), addr, b"hello");
     let (mut stream, _) = listener.accept().await.unwrap();
     stream.read_exact(&mut [0; 9]).await.unwrap();

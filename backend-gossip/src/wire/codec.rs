@@ -102,7 +102,8 @@ impl<'a> Reader<'a> {
         Ok(SocketAddr::new(ip, self.u16()?))
     }
 
-    fn array<const N: usize>(&mut self) -> Decoded<[u8; N]> {
+    /// `N` bytes.
+    pub fn array<const N: usize>(&mut self) -> Decoded<[u8; N]> {
         let (taken, rest) = self
             .bytes
             .split_first_chunk::<N>()

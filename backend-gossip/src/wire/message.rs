@@ -85,6 +85,8 @@ pub struct Alive {
     pub address: SocketAddr,
     /// Records of its own at or below this version are void; see the registry.
     pub floor: u64,
+    /// What it says of its keyring; left out where that is nothing.
+    pub seal: Box<[u8]>,
     /// Version of its newest record when it last raised its incarnation; left out where that is 0.
     pub newest: u64,
     /// Fields of newer versions.
@@ -333,6 +335,9 @@ impl Alive {
         put_varint(out, self.incarnation);
         put_address(out, self.address);
         put_varint(out, self.floor);
+        if !self.seal.is_empty() || self.newest > 0 || !self.unknown.is_empty() {
+            put_bytes(out, &self.seal);
+        }
         if self.newest > 0 || !self.unknown.is_empty() {
             put_varint(out, self.newest);
         }
@@ -350,6 +355,10 @@ impl Alive {
             incarnation: body.varint()?,
             address: body.address()?,
             floor: body.varint()?,
+            seal: match body.is_empty() {
+                true => Box::default(),
+                false => kept(body.bytes()?)?,
+            },
             newest: if body.is_empty() { 0 } else { body.varint()? },
             unknown: kept(body.rest())?,
         })

@@ -21,7 +21,8 @@ pub mod message;
 pub use codec::{Decoded, Malformed, Reader};
 pub use message::Message;
 
-const MAGIC: u8 = 0xD7;
+/// First byte of a frame.
+pub(crate) const MAGIC: u8 = 0xD7;
 
 /// Length of what stands before the messages.
 pub const HEADER_BYTES: usize = 14;

@@ -64,7 +64,7 @@ impl Lab {
     pub(crate) fn start_with(&mut self, member: usize, options: &str) {
         let address = self.network.address(member);
         let name = name(member);
-        let url = format!("gossip://{address}:{PORT}?name={name}&{options}");
+        let url = format!("gossip://{address}:{PORT}?seal=off&name={name}&{options}");
         self.say(&format!("{name} starts: {url}"));
         let process = Process::start(self.network.command(member), &url);
         let former = self.members[member].replace(process);

@@ -45,9 +45,10 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
 
 fn alive() -> impl Strategy<Value = Alive> {
     let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
-    let unknown = vec(any::<u8>(), 0..30);
-    ("[a-z0-9:._-]{1,128}", numbers, any::<SocketAddr>(), unknown).prop_map(
-        |(name, (generation, incarnation, floor, newest), address, unknown)| Alive {
+    let bytes = || vec(any::<u8>(), 0..30);
+    let name = "[a-z0-9:._-]{1,128}";
+    (name, numbers, any::<SocketAddr>(), bytes(), bytes()).prop_map(
+        |(name, (generation, incarnation, floor, newest), address, seal, unknown)| Alive {
             name: name.into(),
             generation,
             incarnation,
@@ -55,6 +56,7 @@ fn alive() -> impl Strategy<Value = Alive> {
             address: SocketAddr::new(address.ip(), address.port()),
             floor,
             newest,
+            seal: seal.into(),
             unknown: unknown.into(),
         },
     )

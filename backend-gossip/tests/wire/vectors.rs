@@ -65,9 +65,10 @@ fn messages() -> Vec<(&'static str, Message)> {
                 incarnation: 2,
                 address: "10.0.0.7:7946".parse().unwrap(),
                 floor: 5,
-                // Once bytes of a newer version, the first of them now known.
-                newest: 1,
-                unknown: [2].into(),
+                // Once bytes of a newer version, now known.
+                seal: [2].into(),
+                newest: 0,
+                unknown: [].into(),
             }),
         ),
         (
@@ -79,6 +80,7 @@ fn messages() -> Vec<(&'static str, Message)> {
                 address: "[2001:db8::1]:1".parse().unwrap(),
                 floor: 0,
                 newest: 0,
+                seal: [].into(),
                 unknown: [].into(),
             }),
         ),

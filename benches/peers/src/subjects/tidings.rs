@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use async_trait::async_trait;
 use tidings_api::{Change, Discovery, DiscoveryExt, Instance, Watch};
-use tidings_gossip::{GossipConfig, GossipDiscovery};
+use tidings_gossip::{GossipConfig, GossipDiscovery, SealMode};
 
 use crate::board::Board;
 use crate::peer::{Node, Peer, Spot};
@@ -29,6 +29,7 @@ impl Peer for Tidings {
     ) -> Result<Box<dyn Node>> {
         let mut config = GossipConfig::default();
         config.bind = spot.address();
+        config.seal = Some(SealMode::Off);
         config.name = Some(spot.name());
         config.join = seed.iter().map(|seed| seed.address().to_string()).collect();
         let member = GossipDiscovery::start(config).await?;
