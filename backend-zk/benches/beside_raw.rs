@@ -22,7 +22,7 @@ const SAMPLES: usize = 1_000;
 const REGISTRATIONS: usize = 8_192;
 const IN_FLIGHT: usize = 64;
 /// Throughputs are measured in turn so many times, after those that warm up.
-const ROUNDS: usize = 9;
+const ROUNDS: usize = 15;
 const WARM_UP_ROUNDS: usize = 2;
 /// Run before a latency counts: the server's code is compiled while it runs.
 const WARM_UP: usize = 2_000;

@@ -24,8 +24,8 @@ const ALONG_MIN: usize = 7;
 const BYTES_MAX: usize = 256 * 1024;
 
 /// The creations of one handle.
-#[derive(Debug, Default)]
-pub(crate) struct Creations(Mutex<Queue>);
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Creations(Arc<Mutex<Queue>>);
 
 #[derive(Debug, Default)]
 struct Queue {
@@ -52,15 +52,16 @@ struct Node {
 #[derive(Debug)]
 enum Word {
     /// It is the next to send, for itself and others.
-    Lead,
+    Lead(Lead),
     /// It was created with others, or may have been.
     Done(Result<(), Failure>),
     /// One of those it went with could not be created.
     Alone,
 }
 
-/// Lets the next one lead when it is dropped.
-struct Lead<'c>(&'c Creations);
+/// The right to send a request. The next one has it when this is dropped, also unreceived.
+#[derive(Debug)]
+struct Lead(Creations);
 
 impl Creations {
     /// Creates an ephemeral node, in a new version 0.
@@ -75,17 +76,17 @@ impl Creations {
             path: path.clone(),
             bytes: bytes.into(),
         };
-        if let Some(answer) = self.queue(link, &node) {
-            match answer.await {
+        let _lead = match self.queue(link.number(), &node) {
+            Ok(lead) => lead,
+            Err(answer) => match answer.await {
+                Ok(Word::Lead(lead)) => lead,
                 Ok(Word::Done(done)) => return done,
                 Ok(Word::Alone) => return create_one(link, acls, &node).await,
-                Ok(Word::Lead) => {}
-                // Whoever led was ended, as everything of this handle is.
+                // Whoever led has ended, and what it has sent may be done or not.
                 Err(_) => return Err(Failure::Silent),
-            }
-        }
-        let _next = Lead(self);
-        let others = self.take_along(link, &node);
+            },
+        };
+        let others = self.take_along(link.number(), &node);
         if others.is_empty() {
             return create_one(link, acls, &node).await;
         }
@@ -107,31 +108,31 @@ impl Creations {
         done
     }
 
-    /// Waits in line, or leads at once (`None`).
-    fn queue(&self, link: &Link, node: &Node) -> Option<oneshot::Receiver<Word>> {
+    /// Leads at once, or gets in line.
+    fn queue(&self, number: u64, node: &Node) -> Result<Lead, oneshot::Receiver<Word>> {
         let mut queue = self.lock();
         if queue.leaders < REQUESTS_MAX {
             queue.leaders += 1;
-            return None;
+            return Ok(Lead(self.clone()));
         }
         let (answer, answered) = oneshot::channel();
         queue.waiting.push_back(Creation {
-            number: link.number(),
+            number,
             node: node.clone(),
             answer,
         });
-        Some(answered)
+        Err(answered)
     }
 
     /// Those who wait for the same connection: a share of them, so that the server has one request
     /// to work at while the answer to another is on its way.
-    fn take_along(&self, link: &Link, node: &Node) -> Vec<Creation> {
+    fn take_along(&self, number: u64, node: &Node) -> Vec<Creation> {
         let mut queue = self.lock();
         let share = queue.waiting.len().div_ceil(REQUESTS_MAX);
         let share = share.clamp(ALONG_MIN, NODES_MAX - 1);
         let (mut along, mut bytes) = (Vec::new(), node.bytes.len());
         while let Some(next) = queue.waiting.front()
-            && next.number == link.number()
+            && next.number == number
             && along.len() < share
             && bytes + next.node.bytes.len() <= BYTES_MAX
         {
@@ -146,15 +147,21 @@ impl Creations {
     }
 }
 
-impl Drop for Lead<'_> {
+impl Drop for Lead {
     fn drop(&mut self) {
-        let mut queue = self.0.lock();
-        while let Some(next) = queue.waiting.pop_front() {
-            if next.answer.send(Word::Lead).is_ok() {
-                return;
+        let next = {
+            let mut queue = self.0.lock();
+            let next = queue.waiting.pop_front();
+            if next.is_none() {
+                queue.leaders -= 1;
             }
+            next
+        };
+        if let Some(next) = next {
+            let lead = Word::Lead(Self(self.0.clone()));
+            // Where nobody waits any more it comes back, and is dropped in turn.
+            let _undelivered = next.answer.send(lead);
         }
-        queue.leaders -= 1;
     }
 }
 
@@ -175,4 +182,69 @@ async fn create_all(
         writer.add_create(&node.path, &node.bytes, &options)?;
     }
     link.call(writer.commit()).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: usize, bytes: usize) -> Node {
+        Node {
+            path: format!("/services/web/{name}").into(),
+            bytes: vec![b'x'; bytes].into(),
+        }
+    }
+
+    fn wait(creations: &Creations, name: usize) -> oneshot::Receiver<Word> {
+        creations.queue(1, &node(name, 1)).unwrap_err()
+    }
+
+    #[test]
+    fn the_lead_passes_over_who_has_gone_and_is_never_lost() {
+        let creations = Creations::default();
+        let mut leads: Vec<Lead> = (0..REQUESTS_MAX)
+            .map(|n| creations.queue(1, &node(n, 1)).unwrap())
+            .collect();
+        let (gone, told, mut last) = (
+            wait(&creations, 4),
+            wait(&creations, 5),
+            wait(&creations, 6),
+        );
+        drop(gone);
+        leads.pop();
+        assert!(last.try_recv().is_err());
+        // Told, but ended before it could hear it.
+        drop(told);
+        assert!(matches!(last.try_recv(), Ok(Word::Lead(_))));
+        drop((leads, last));
+        assert_eq!(creations.lock().leaders, 0);
+        assert!(creations.queue(1, &node(7, 1)).is_ok());
+    }
+
+    #[test]
+    fn requests_share_who_waits_within_bounds_and_of_one_connection() {
+        let creations = Creations::default();
+        let leads: Vec<Lead> = (0..REQUESTS_MAX)
+            .map(|n| creations.queue(1, &node(n, 1)).unwrap())
+            .collect();
+        let enqueue = |count: usize, number, bytes| -> Vec<_> {
+            let nodes = (0..count).map(|n| creations.queue(number, &node(n, bytes)).unwrap_err());
+            nodes.collect()
+        };
+        let along = |number| creations.take_along(number, &node(0, 1)).len();
+        let waiting = enqueue(64, 1, 1);
+        assert_eq!(along(1), 16);
+        assert_eq!(along(1), 12);
+        assert_eq!((along(1), along(1), along(1)), (9, 7, 7));
+        drop((along(1), along(1), waiting));
+        let waiting = (enqueue(1000, 1, 1), enqueue(1, 2, 1));
+        assert_eq!(along(1), NODES_MAX - 1);
+        assert_eq!(along(2), 0);
+        while along(1) > 0 {}
+        assert_eq!((along(1), along(2)), (0, 1));
+        drop(waiting);
+        let waiting = enqueue(64, 1, BYTES_MAX / 4);
+        assert_eq!(along(1), 3);
+        drop((waiting, leads));
+    }
 }

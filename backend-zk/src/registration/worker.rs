@@ -9,9 +9,11 @@
 //!   checks that neither node nor service has changed since they were read;
 //! * somebody newer: this registration is superseded.
 //!
-//! What was written is looked at again, with a watch: whatever happens to the node afterwards, by
-//! whomever, starts the next look. The outcome of a request that is not answered is not known; it
-//! is found out by looking, and never assumed.
+//! The node is watched, by itself or together with [the others of its service](super::guards):
+//! whatever happens to it afterwards, by whomever, starts the next look. Callers don't wait for
+//! that watch. One that is set after the writing says whether the node still was what was written,
+//! so that nothing is missed in between. The outcome of a request that is not answered is not known;
+//! it is found out by looking, and never assumed.
 
 use std::any::Any;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -30,6 +30,8 @@ tidings_testkit::server_tests! { zookeeper_3_8:
         // The watch is still shared by those that were registered again.
         register_all(&owner, 2).await;
         survive_deletions(&ensemble, &owner).await;
+        let count = watches(&ensemble).await;
+        assert!(count < WATCHES_MAX, "{count} watches are not shared any more");
     }
 
     async fn any_of_many_own_nodes_deleted_where_each_has_its_watch() {
