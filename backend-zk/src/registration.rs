@@ -290,11 +290,11 @@ impl Registrations {
         self.lock().get(service).map_or(0, BTreeMap::len)
     }
 
-    /// The server has what was wanted by `job`.
-    fn settled(&self, key: &InstanceKey, job: &Job) {
+    /// The server has what was wanted by `job`. Returns who is to be told, once it is shown.
+    fn settled(&self, key: &InstanceKey, job: &Job) -> Vec<Waiting> {
         let mut entries = self.lock();
         let Some(entry) = find(&mut entries, key) else {
-            return;
+            return Vec::new();
         };
         // It may have been taken back and offered anew meanwhile, of which the server knows nothing.
         if entry.instance.generation() == job.instance.generation() {
@@ -305,7 +305,7 @@ impl Registrations {
         if entry.revision == job.revision {
             entry.registration = Registration::Registered;
         }
-        entry.answer(job.revision, &Ok(()));
+        entry.waited(job.revision)
     }
 
     /// It is tried again later; whoever waits need not any more.
@@ -487,14 +487,15 @@ impl Entry {
     }
 
     fn answer(&mut self, revision: u64, with: &Result<()>) {
-        let (done, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting)
-            .into_iter()
-            .partition(|waiting| waiting.revision <= revision);
-        self.waiting = waiting;
-        for waiting in done {
-            // Who has given up waiting is not interested.
-            let _given_up = waiting.answer.send(with.clone());
+        for waiting in self.waited(revision) {
+            waiting.tell(with.clone());
         }
+    }
+
+    /// Those who wait for this revision or one before; they don't any more.
+    fn waited(&mut self, revision: u64) -> Vec<Waiting> {
+        let waited = |waiting: &mut Waiting| waiting.revision <= revision;
+        self.waiting.extract_if(.., waited).collect()
     }
 
     fn pend(&mut self, error: Option<Error>) {
@@ -506,6 +507,13 @@ impl Entry {
             since,
             last_error: error.or(last),
         };
+    }
+}
+
+impl Waiting {
+    fn tell(self, result: Result<()>) {
+        // Who has given up waiting is not interested.
+        let _given_up = self.answer.send(result);
     }
 }
 

@@ -633,8 +633,12 @@ impl Worker {
     }
 
     fn settled(&self, job: &Job) {
-        self.shared.registrations.settled(&self.key, job);
+        let waited = self.shared.registrations.settled(&self.key, job);
+        // Whoever is told can look at once: an owner with a higher generation is replaced by then.
         self.shared.refresh(&self.key);
+        for waiting in waited {
+            waiting.tell(Ok(()));
+        }
     }
 
     fn encode(&self, instance: &Instance) -> Result<Vec<u8>, Failure> {
