@@ -16,17 +16,21 @@ use tidings_testkit::zookeeper::{Ensemble, Options};
 use tidings_zk::{ZkConfig, ZkDiscovery};
 use zookeeper_client as zk;
 
-/// Samples of a latency, and registrations of one throughput.
+/// Samples of the latency.
 const SAMPLES: usize = 1_000;
-const REGISTRATIONS: usize = 4_096;
+/// Registrations of one round of the throughput.
+const REGISTRATIONS: usize = 8_192;
 const IN_FLIGHT: usize = 64;
-/// Throughputs are measured in turn so many times, and the medians compared.
-const ROUNDS: usize = 5;
-/// Run before anything counts: the server's code is compiled while it runs.
+/// Throughputs are measured in turn so many times, after those that warm up.
+const ROUNDS: usize = 15;
+const WARM_UP_ROUNDS: usize = 2;
+/// Run before a latency counts: the server's code is compiled while it runs.
 const WARM_UP: usize = 2_000;
 
 const PERSISTENT: zk::CreateOptions<'static> =
     zk::CreateMode::Persistent.with_acls(zk::Acls::anyone_all());
+const CONTAINER: zk::CreateOptions<'static> =
+    zk::CreateMode::Container.with_acls(zk::Acls::anyone_all());
 const EPHEMERAL: zk::CreateOptions<'static> =
     zk::CreateMode::Ephemeral.with_acls(zk::Acls::anyone_all());
 
@@ -38,7 +42,12 @@ fn main() {
 }
 
 async fn measure() {
-    let ensemble = match Ensemble::start(Options::default()).await {
+    let options = Options {
+        // A snapshot would be written in the midst of somebody's round.
+        lines: vec!["snapCount=100000000".into()],
+        ..Options::default()
+    };
+    let ensemble = match Ensemble::start(options).await {
         Ok(ensemble) => ensemble,
         Err(error) => return println!("left out: {error}"),
     };
@@ -101,46 +110,119 @@ async fn latency(ensemble: &Ensemble) {
     );
 }
 
-async fn throughput(ensemble: &Ensemble) {
-    let (mut ours, mut raw) = (Vec::new(), Vec::new());
-    for round in 0..=ROUNDS {
-        let owner = start(ensemble).await;
-        let content = content(ensemble, &owner).await;
-        let begin = Instant::now();
-        let calls = (0..REGISTRATIONS).map(|n| owner.register(instance(&format!("{round}-{n}"))));
-        let mut calls = stream::iter(calls).buffer_unordered(IN_FLIGHT);
-        while let Some(registered) = calls.next().await {
-            registered.unwrap();
-        }
-        let ours_took = begin.elapsed();
-        drop(calls);
-        owner.close().await.unwrap();
+/// Who registers in a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Tidings,
+    /// Creations, and nothing else.
+    Raw,
+    /// Creations and a watch on each node: what one has to do to notice that a node is gone.
+    Watched,
+}
 
-        let writer = connect(ensemble).await;
-        let paths: Vec<String> = (0..REGISTRATIONS)
-            .map(|n| format!("/raw/web/{round}-{n}"))
-            .collect();
-        let begin = Instant::now();
-        let (writer, content) = (&writer, &content);
-        let calls = paths
-            .into_iter()
-            .map(|path| async move { writer.create(&path, content, &EPHEMERAL).await });
-        let mut calls = stream::iter(calls).buffer_unordered(IN_FLIGHT);
-        while let Some(created) = calls.next().await {
-            created.unwrap();
-        }
-        // The first round is the warm-up.
-        if round > 0 {
-            ours.push(ours_took);
-            raw.push(begin.elapsed());
+/// From the first call to the last answer, each round with a session of its own that nothing else
+/// shares the server with, in parents of the same kind and paths and contents of the same length.
+async fn throughput(ensemble: &Ensemble) {
+    const SIDES: [Side; 3] = [Side::Tidings, Side::Raw, Side::Watched];
+    let mut rates = [Vec::new(), Vec::new(), Vec::new()];
+    for round in 0..WARM_UP_ROUNDS + ROUNDS {
+        // Whoever is first in one round is last in the next.
+        for turn in 0..SIDES.len() {
+            let number = (round + turn) % SIDES.len();
+            let took = match SIDES[number] {
+                Side::Tidings => register_all(ensemble, round).await,
+                side => create_all(ensemble, round, side == Side::Watched).await,
+            };
+            if round >= WARM_UP_ROUNDS {
+                rates[number].push(REGISTRATIONS as f64 / took.as_secs_f64());
+            }
         }
     }
-    let rate = |times: &mut Vec<Duration>| REGISTRATIONS as f64 / median(times).as_secs_f64();
-    let (ours, raw) = (rate(&mut ours), rate(&mut raw));
-    println!("registrations a second, {IN_FLIGHT} in flight, median of {ROUNDS} rounds");
-    println!("  raw create                 {raw:>10.0}");
-    println!("  tidings                    {ours:>10.0}");
-    println!("  ratio {:.2} (at least 0.8)", ours / raw);
+    let ratios = |of: &[f64], to: &[f64]| of.iter().zip(to).map(|(of, to)| of / to).collect();
+    let [tidings, raw, watched] = &rates;
+    let (ratio, beside_watched): (Vec<f64>, Vec<f64>) =
+        (ratios(tidings, raw), ratios(tidings, watched));
+    println!("registrations a second, {IN_FLIGHT} in flight, median of {ROUNDS} rounds (min–max)");
+    for (name, rates) in [
+        ("raw create", raw),
+        ("raw create and watch each", watched),
+        ("tidings", tidings),
+    ] {
+        let [low, middle, high] = spread(rates);
+        println!("  {name:<26} {middle:>10.0}  ({low:.0}–{high:.0})");
+    }
+    for (name, ratios) in [
+        ("ratio to raw create", ratio),
+        ("ratio with watches", beside_watched),
+    ] {
+        let [low, middle, high] = spread(&ratios);
+        println!("  {name:<26} {middle:>10.2}  ({low:.2}–{high:.2})");
+    }
+    println!("  (at least 0.8 of raw create)");
+}
+
+async fn register_all(ensemble: &Ensemble, round: usize) -> Duration {
+    let owner = start(ensemble).await;
+    // Its parent is there on the other side, too.
+    let first = owner.register(instance("first")).await.unwrap();
+    let begin = Instant::now();
+    let calls = (0..REGISTRATIONS).map(|n| owner.register(instance(&id(round, n))));
+    let mut calls = stream::iter(calls).buffer_unordered(IN_FLIGHT);
+    while let Some(registered) = calls.next().await {
+        registered.unwrap();
+    }
+    let took = begin.elapsed();
+    drop((calls, first));
+    // Returns once the server has ended the session.
+    owner.close().await.unwrap();
+    took
+}
+
+async fn create_all(ensemble: &Ensemble, round: usize, watched: bool) -> Duration {
+    let owner = start(ensemble).await;
+    let content = content(ensemble, &owner).await;
+    owner.close().await.unwrap();
+    let writer = connect(ensemble).await;
+    // As long as that of the other side.
+    writer.mkdir("/creation", &PERSISTENT).await.unwrap();
+    match writer.create("/creation/web", b"", &CONTAINER).await {
+        Err(zk::Error::NodeExists) => {}
+        created => drop(created.unwrap()),
+    }
+    let begin = Instant::now();
+    let calls = (0..REGISTRATIONS).map(|n| create(&writer, &content, id(round, n), watched));
+    let mut calls = stream::iter(calls).buffer_unordered(IN_FLIGHT);
+    let mut watchers = Vec::with_capacity(REGISTRATIONS);
+    while let Some(watcher) = calls.next().await {
+        watchers.extend(watcher);
+    }
+    let took = begin.elapsed();
+    drop(calls);
+    let mut states = writer.state_watcher();
+    // Without the last client the session is ended, and the watchers with it.
+    drop(writer);
+    while !states.changed().await.is_terminated() {}
+    took
+}
+
+async fn create(
+    writer: &zk::Client,
+    content: &[u8],
+    id: String,
+    watched: bool,
+) -> Option<zk::OneshotWatcher> {
+    let path = format!("/creation/web/{id}");
+    let created = writer.create(&path, content, &EPHEMERAL);
+    let guard = watched.then(|| writer.check_and_watch_stat(&path));
+    created.await.unwrap();
+    match guard {
+        Some(guard) => Some(guard.await.unwrap().1),
+        None => None,
+    }
+}
+
+fn id(round: usize, n: usize) -> String {
+    format!("{round:03}-{n:05}")
 }
 
 async fn start(ensemble: &Ensemble) -> ZkDiscovery {
@@ -157,11 +239,14 @@ async fn connect(ensemble: &Ensemble) -> zk::Client {
 
 /// What one of our nodes holds, so that both sides write the same.
 async fn content(ensemble: &Ensemble, owner: &ZkDiscovery) -> Vec<u8> {
-    let key = owner.register(instance("content")).await.unwrap();
+    let key = owner.register(instance(&id(0, 0))).await.unwrap();
     let client = connect(ensemble).await;
     let path = format!("/services/{}/{}", key.service(), key.id());
     let (content, _) = client.get_data(&path).await.unwrap();
     owner.deregister(&key).await.unwrap();
+    let mut states = client.state_watcher();
+    drop(client);
+    while !states.changed().await.is_terminated() {}
     content
 }
 
@@ -175,4 +260,15 @@ fn instance(id: &str) -> Instance {
 fn median(times: &mut [Duration]) -> Duration {
     times.sort_unstable();
     times[times.len() / 2]
+}
+
+/// Lowest, median and highest.
+fn spread(values: &[f64]) -> [f64; 3] {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    [
+        sorted[0],
+        sorted[sorted.len() / 2],
+        sorted[sorted.len() - 1],
+    ]
 }

@@ -190,6 +190,12 @@ impl ZkDiscovery {
         ended.map_err(|_| failed(Failure::Silent))
     }
 
+    /// Lets so many of the next tries to bring a registration to the server panic, as a defect would.
+    #[cfg(feature = "fault-injection")]
+    pub fn panic_next(&self, tries: usize) {
+        self.shared.registrations.panic_next(tries);
+    }
+
     fn check_open(&self) -> Result<()> {
         match self.shared.tasks.is_closed() {
             true => Err(Error::closed().with_backend(BACKEND)),

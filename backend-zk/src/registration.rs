@@ -4,6 +4,8 @@
 //! brings it to the server. Callers wait for their change to arrive, but not longer than the server
 //! is heard.
 
+mod creation;
+mod guards;
 mod worker;
 
 use std::collections::{BTreeMap, HashMap};
@@ -16,6 +18,8 @@ use tidings_api::{
 };
 use tokio::sync::{oneshot, watch};
 
+use self::creation::Creations;
+use self::guards::Guards;
 pub(crate) use self::worker::{Turns, work};
 use crate::content::Encoder;
 use crate::error::BACKEND;
@@ -25,6 +29,11 @@ use crate::error::BACKEND;
 pub(crate) struct Registrations {
     encoder: Encoder,
     entries: Mutex<Entries>,
+    creations: Creations,
+    guards: Guards,
+    /// Tries that are to panic.
+    #[cfg(feature = "fault-injection")]
+    panics: std::sync::atomic::AtomicUsize,
 }
 
 type Entries = HashMap<ServiceName, BTreeMap<InstanceId, Entry>>;
@@ -107,6 +116,10 @@ impl Registrations {
         Self {
             encoder,
             entries: Mutex::default(),
+            creations: Creations::default(),
+            guards: Guards::default(),
+            #[cfg(feature = "fault-injection")]
+            panics: std::sync::atomic::AtomicUsize::default(),
         }
     }
 
@@ -238,6 +251,22 @@ impl Registrations {
         self.lock().clear();
     }
 
+    /// Lets the next tries panic.
+    #[cfg(feature = "fault-injection")]
+    pub(crate) fn panic_next(&self, tries: usize) {
+        self.panics
+            .store(tries, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    #[cfg(feature = "fault-injection")]
+    fn panic_if_told(&self) {
+        use std::sync::atomic::Ordering::SeqCst;
+        let told = self
+            .panics
+            .fetch_update(SeqCst, SeqCst, |tries| tries.checked_sub(1));
+        assert!(told.is_err(), "as a test has told it to");
+    }
+
     fn lock(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -256,11 +285,16 @@ impl Registrations {
         })
     }
 
-    /// The server has what was wanted by `job`.
-    fn settled(&self, key: &InstanceKey, job: &Job) {
+    /// How many keys of a service there is something to do for.
+    fn count(&self, service: &ServiceName) -> usize {
+        self.lock().get(service).map_or(0, BTreeMap::len)
+    }
+
+    /// The server has what was wanted by `job`. Returns who is to be told, once it is shown.
+    fn settled(&self, key: &InstanceKey, job: &Job) -> Vec<Waiting> {
         let mut entries = self.lock();
         let Some(entry) = find(&mut entries, key) else {
-            return;
+            return Vec::new();
         };
         // It may have been taken back and offered anew meanwhile, of which the server knows nothing.
         if entry.instance.generation() == job.instance.generation() {
@@ -271,7 +305,7 @@ impl Registrations {
         if entry.revision == job.revision {
             entry.registration = Registration::Registered;
         }
-        entry.answer(job.revision, &Ok(()));
+        entry.waited(job.revision)
     }
 
     /// It is tried again later; whoever waits need not any more.
@@ -305,6 +339,24 @@ impl Registrations {
             entry.answer(u64::MAX, &Ok(()));
         }
         give_up
+    }
+
+    /// The work on it panicked, which whoever waits is told. What the server was not known to have
+    /// is taken back: its caller was told that it is not registered.
+    fn broken(&self, key: &InstanceKey, error: Error) {
+        let mut entries = self.lock();
+        let Some(entry) = find(&mut entries, key) else {
+            return;
+        };
+        entry.fresh = false;
+        entry.pend(Some(error.clone()));
+        let waited_for = !entry.waiting.is_empty();
+        entry.answer(u64::MAX, &Err(error));
+        if waited_for && !entry.was_registered && entry.wanted == Wanted::Offered {
+            entry.wanted = Wanted::Withdrawn;
+            entry.revision += 1;
+            entry.changed.send_replace(entry.revision);
+        }
     }
 
     /// A newer owner has the key. Says whether this ends the work on it.
@@ -435,14 +487,15 @@ impl Entry {
     }
 
     fn answer(&mut self, revision: u64, with: &Result<()>) {
-        let (done, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting)
-            .into_iter()
-            .partition(|waiting| waiting.revision <= revision);
-        self.waiting = waiting;
-        for waiting in done {
-            // Who has given up waiting is not interested.
-            let _given_up = waiting.answer.send(with.clone());
+        for waiting in self.waited(revision) {
+            waiting.tell(with.clone());
         }
+    }
+
+    /// Those who wait for this revision or one before; they don't any more.
+    fn waited(&mut self, revision: u64) -> Vec<Waiting> {
+        let waited = |waiting: &mut Waiting| waiting.revision <= revision;
+        self.waiting.extract_if(.., waited).collect()
     }
 
     fn pend(&mut self, error: Option<Error>) {
@@ -454,6 +507,13 @@ impl Entry {
             since,
             last_error: error.or(last),
         };
+    }
+}
+
+impl Waiting {
+    fn tell(self, result: Result<()>) {
+        // Who has given up waiting is not interested.
+        let _given_up = self.answer.send(result);
     }
 }
 

@@ -9,24 +9,31 @@
 //!   checks that neither node nor service has changed since they were read;
 //! * somebody newer: this registration is superseded.
 //!
-//! What was written is looked at again, with a watch: whatever happens to the node afterwards, by
-//! whomever, starts the next look. The outcome of a request that is not answered is not known; it
-//! is found out by looking, and never assumed.
+//! The node is watched, by itself or together with [the others of its service](super::guards):
+//! whatever happens to it afterwards, by whomever, starts the next look. Callers don't wait for
+//! that watch. One that is set after the writing says whether the node still was what was written,
+//! so that nothing is missed in between. The outcome of a request that is not answered is not known;
+//! it is found out by looking, and never assumed.
 
+use std::any::Any;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings_api::{Generation, Instance, InstanceKey, ServiceName};
+use futures_util::FutureExt;
+use tidings_api::{Error, ErrorKind, Generation, Instance, InstanceKey, ServiceName};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 use zookeeper_client as zk;
+use zookeeper_client::EventType::{NodeCreated, NodeDataChanged, NodeDeleted};
 
+use super::guards::{Alarm, Seat};
 use super::{Job, Wanted};
 use crate::Shared;
 use crate::content::Content;
 use crate::departures::Departures;
-use crate::error::Failure;
+use crate::error::{BACKEND, Failure};
 use crate::session::{Backoff, Link};
 
 /// Looks at a node that others change all the time, before the next try waits.
@@ -49,41 +56,51 @@ impl Turns {
 }
 
 /// Works on one key until it is taken back or superseded.
+///
+/// A panic is a defect, but none that anybody should have to wait for: it ends the try it happens
+/// in, like a failure, and another worker goes on after a pause.
 pub(crate) async fn work(shared: Arc<Shared>, key: InstanceKey) {
-    let path = shared.keys.instance(&key);
-    let service = shared.keys.service(key.service());
-    let mut worker = Worker {
-        backoff: Backoff::new(shared.config.retry_max),
-        shared,
-        key,
-        path,
-        service,
-        known: None,
-        guard: None,
-        stray_until: None,
-        session_time: Duration::ZERO,
-    };
-    while let Some(job) = worker.shared.registrations.job(&worker.key) {
-        match worker.shared.line.link() {
-            Some(link) => {
-                if worker.turn(&link, &job).await == Turn::Over {
-                    return;
-                }
-            }
-            None => worker.wait_for_link(&job).await,
+    let mut backoff = Backoff::new(shared.config.retry_max);
+    let mut worker = Worker::new(shared.clone(), key.clone());
+    // Nothing is seen of it half changed: what is shared is behind locks, each held for one change.
+    while let Err(panic) = AssertUnwindSafe(worker.run()).catch_unwind().await {
+        let error = broken(&key, &*panic);
+        tracing::error!(%key, %error, "a defect: the work on this key panicked");
+        shared.registrations.broken(&key, error);
+        shared.refresh(&key);
+        worker = Worker::new(shared.clone(), key.clone());
+        // Whatever it was about to write may have been sent.
+        worker.session_time = shared.config.session_timeout;
+        worker.stray();
+        let Some(job) = shared.registrations.job(&key) else {
+            return;
+        };
+        tokio::select! {
+            () = tokio::time::sleep(backoff.pause()) => {}
+            () = job.outdated() => {}
         }
     }
+}
+
+fn broken(key: &InstanceKey, panic: &(dyn Any + Send)) -> Error {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let message = format!(
+        "the work on {key} panicked: {}",
+        text.unwrap_or("without a text")
+    );
+    Error::new(ErrorKind::Internal, message).with_backend(BACKEND)
 }
 
 struct Worker {
     shared: Arc<Shared>,
     key: InstanceKey,
-    path: String,
+    path: Arc<str>,
     /// Path of the service's node.
     service: String,
     /// The node, as this handle wrote it last; `None` after anything that may have changed it.
     known: Option<Known>,
-    guard: Option<zk::OneshotWatcher>,
+    guard: Guard,
     /// Until when a request that was never answered may still take effect.
     stray_until: Option<Instant>,
     session_time: Duration,
@@ -95,6 +112,15 @@ struct Known {
     /// The connection over which it was written.
     number: u64,
     version: i32,
+}
+
+/// What says that the node was touched.
+enum Guard {
+    None,
+    /// A watch of its own.
+    Own(zk::OneshotWatcher),
+    /// That of all nodes of the service.
+    Shared(Seat),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +159,35 @@ enum Whose {
 }
 
 impl Worker {
+    fn new(shared: Arc<Shared>, key: InstanceKey) -> Self {
+        Self {
+            backoff: Backoff::new(shared.config.retry_max),
+            path: shared.keys.instance(&key).into(),
+            service: shared.keys.service(key.service()),
+            shared,
+            key,
+            known: None,
+            guard: Guard::None,
+            stray_until: None,
+            session_time: Duration::ZERO,
+        }
+    }
+
+    async fn run(&mut self) {
+        while let Some(job) = self.shared.registrations.job(&self.key) {
+            #[cfg(feature = "fault-injection")]
+            self.shared.registrations.panic_if_told();
+            match self.shared.line.link() {
+                Some(link) => {
+                    if self.turn(&link, &job).await == Turn::Over {
+                        return;
+                    }
+                }
+                None => self.wait_for_link(&job).await,
+            }
+        }
+    }
+
     /// One try, and then rest until there is something to do.
     async fn turn(&mut self, link: &Link, job: &Job) -> Turn {
         self.session_time = link.client().session_timeout();
@@ -197,6 +252,7 @@ impl Worker {
     /// Reads what there is and writes what follows from it, once. Errors of version and existence
     /// mean that it has changed in between.
     async fn look_and_offer(&mut self, link: &Link, job: &mut Job) -> Result<Reached, Failure> {
+        self.sit(link);
         let found = self.look(link).await?;
         let Some((data, stat)) = &found.node else {
             let left = found.departures.newest(self.key.id());
@@ -209,7 +265,7 @@ impl Worker {
         match self.whose(link, job, data, stat) {
             Whose::Ours { same: true } => {
                 // Written by a try whose answer was lost, or before this connection.
-                self.guard_node(link, stat.version).await?;
+                self.keep(link, stat.version).await?;
                 self.settled(job);
             }
             Whose::Ours { same: false } => self.update(link, job, stat.version).await?,
@@ -273,17 +329,16 @@ impl Worker {
     }
 
     async fn create(&mut self, link: &Link, job: &Job) -> Result<(), Failure> {
-        let bytes = self.encode(&job.instance)?;
+        let (bytes, shared) = (self.encode(&job.instance)?, self.shared.clone());
         for _ in 0..LOOKS_MAX {
-            let options = zk::CreateMode::Ephemeral.with_acls(self.shared.acls());
-            let created = link.client().create(&self.path, &bytes, &options);
-            // Asked for at once, answered after the creation.
-            let guard = link.client().check_and_watch_stat(&self.path);
-            match self.write(link.call(created).await) {
-                Ok((stat, _)) => {
+            self.sit(link);
+            self.expect([NodeCreated]);
+            let creations = &shared.registrations.creations;
+            let created = creations.create(link, shared.acls(), &self.path, bytes.clone());
+            match self.write(created.await) {
+                Ok(()) => {
                     self.settled(job);
-                    let guard = link.call(guard).await?;
-                    return self.keep(link, stat.version, guard);
+                    return self.keep(link, 0).await;
                 }
                 Err(Failure::Refused(zk::Error::NoNode)) => self.make_parents(link).await?,
                 Err(failure) => return Err(failure),
@@ -294,12 +349,18 @@ impl Worker {
 
     async fn update(&mut self, link: &Link, job: &Job, version: i32) -> Result<(), Failure> {
         let bytes = self.encode(&job.instance)?;
+        if !matches!(self.guard, Guard::Shared(_)) {
+            self.sit(link);
+        }
+        self.expect([NodeDataChanged]);
         let updated = link.client().set_data(&self.path, &bytes, Some(version));
-        let guard = link.client().check_and_watch_stat(&self.path);
         let stat = self.write(link.call(updated).await)?;
+        if stat.ephemeral_owner != link.session() {
+            // Another node has got the version of ours.
+            return Err(Failure::Refused(zk::Error::BadVersion));
+        }
         self.settled(job);
-        let guard = link.call(guard).await?;
-        self.keep(link, stat.version, guard)
+        self.keep(link, stat.version).await
     }
 
     /// Creates the node in place of what was found, if that is still so.
@@ -330,42 +391,52 @@ impl Worker {
             }
             let options = zk::CreateMode::Ephemeral.with_acls(self.shared.acls());
             writer.add_create(&self.path, &bytes, &options)?;
-            let written = writer.commit();
-            let guard = link.client().check_and_watch_stat(&self.path);
-            match link.call(written).await {
+            self.expect(old.map(|_| NodeDeleted).into_iter().chain([NodeCreated]));
+            match link.call(writer.commit()).await {
                 Err(Failure::Refused(zk::Error::NoAuth)) if with_note && old.is_some() => {
                     // The service's node is somebody else's, the instance's may still be ours.
                     with_note = false;
+                    self.sit(link);
                 }
                 written => {
                     self.write(written)?;
                     self.settled(job);
-                    let guard = link.call(guard).await?;
-                    return self.keep(link, 0, guard);
+                    return self.keep(link, 0).await;
                 }
             }
         }
     }
 
-    /// Puts a watch on a node that is as it should be.
-    async fn guard_node(&mut self, link: &Link, version: i32) -> Result<(), Failure> {
-        let guard = link.client().check_and_watch_stat(&self.path);
-        let guard = link.call(guard).await?;
-        self.keep(link, version, guard)
+    /// Takes a place under the watch of the service, where there is one, before the node is read or
+    /// written.
+    fn sit(&mut self, link: &Link) {
+        // The place there was goes first: what it has heard is of no interest any more.
+        self.guard = Guard::None;
+        let guards = &self.shared.registrations.guards;
+        if let Some(seat) = guards.seat(&self.shared, link, self.key.service(), &self.path) {
+            self.guard = Guard::Shared(seat);
+        }
     }
 
-    /// Verifies what was written, and keeps the watch on it.
-    fn keep(
-        &mut self,
-        link: &Link,
-        version: i32,
-        (stat, guard): (Option<zk::Stat>, zk::OneshotWatcher),
-    ) -> Result<(), Failure> {
-        let stat = stat.ok_or(zk::Error::NoNode)?;
-        if stat.version != version || stat.ephemeral_owner == 0 {
-            return Err(Failure::Refused(zk::Error::BadVersion));
+    /// Says what the write that follows will cause.
+    fn expect(&self, reports: impl IntoIterator<Item = zk::EventType>) {
+        if let Guard::Shared(seat) = &self.guard {
+            seat.expect(reports);
         }
-        self.guard = Some(guard);
+    }
+
+    /// Makes sure that a node which is as it should be, in this version, is watched.
+    async fn keep(&mut self, link: &Link, version: i32) -> Result<(), Failure> {
+        if !matches!(self.guard, Guard::Shared(_)) {
+            let guard = link.client().check_and_watch_stat(&self.path);
+            let (stat, guard) = link.call(guard).await?;
+            // It may have vanished, or become another one, before it was watched.
+            let stat = stat.ok_or(zk::Error::NoNode)?;
+            if stat.version != version || stat.ephemeral_owner != link.session() {
+                return Err(Failure::Refused(zk::Error::BadVersion));
+            }
+            self.guard = Guard::Own(guard);
+        }
         self.known = Some(Known {
             number: link.number(),
             version,
@@ -399,7 +470,7 @@ impl Worker {
     }
 
     async fn withdraw(&mut self, link: &Link, job: &Job) -> Result<Reached, Failure> {
-        (self.known, self.guard) = (None, None);
+        (self.known, self.guard) = (None, Guard::None);
         let shared = self.shared.clone();
         let me = &shared.registrations.encoder().owner;
         let _turn = shared.turns.take(self.key.service()).await;
@@ -484,17 +555,30 @@ impl Worker {
 
     /// Waits until something else is wanted, the node is touched, or the connection is another.
     async fn rest(&mut self, link: &Link, job: &Job) {
-        let touched = async {
-            match self.guard.take() {
-                Some(guard) => guard.changed().await,
-                None => std::future::pending().await,
+        let (shared, own) = match std::mem::replace(&mut self.guard, Guard::None) {
+            Guard::Shared(seat) => (Some(seat), None),
+            Guard::Own(watcher) => (None, Some(watcher)),
+            Guard::None => (None, None),
+        };
+        let alarm = async {
+            match (&shared, own) {
+                (Some(seat), _) => seat.alarm().await,
+                (None, Some(watcher)) => {
+                    watcher.changed().await;
+                    Alarm::Touched
+                }
+                (None, None) => std::future::pending().await,
             }
         };
         tokio::select! {
-            () = job.outdated() => {}
-            event = touched => {
-                tracing::debug!(key = %self.key, ?event, "the own node was touched");
+            () = job.outdated() => self.guard = shared.map_or(Guard::None, Guard::Shared),
+            alarm = alarm => {
+                tracing::debug!(key = %self.key, ?alarm, "the own node is looked at again");
                 self.known = None;
+                if alarm == Alarm::Deaf {
+                    let guards = &self.shared.registrations.guards;
+                    guards.refuse(self.key.service(), link.number());
+                }
             }
             () = self.shared.line.lost(link) => {
                 self.known = None;
@@ -512,7 +596,7 @@ impl Worker {
     }
 
     async fn failed(&mut self, link: &Link, job: &Job, failure: Failure) -> Turn {
-        (self.known, self.guard) = (None, None);
+        (self.known, self.guard) = (None, Guard::None);
         let denied = failure.is_denied();
         let error = failure.into_error(format!("register {}", self.key));
         tracing::debug!(key = %self.key, ?error, "will be tried again");
@@ -537,16 +621,24 @@ impl Worker {
     /// Notes where a write was not answered that it may still take effect.
     fn write<T>(&mut self, written: Result<T, Failure>) -> Result<T, Failure> {
         if written.as_ref().is_err_and(Failure::is_ambiguous) {
-            // What is in the server's hands is done, or dropped, within the session's time.
-            let time = self.session_time + Duration::from_secs(1);
-            self.stray_until = Some(Instant::now() + time);
+            self.stray();
         }
         written
     }
 
+    fn stray(&mut self) {
+        // What is in the server's hands is done, or dropped, within the session's time.
+        let time = self.session_time + Duration::from_secs(1);
+        self.stray_until = Some(Instant::now() + time);
+    }
+
     fn settled(&self, job: &Job) {
-        self.shared.registrations.settled(&self.key, job);
+        let waited = self.shared.registrations.settled(&self.key, job);
+        // Whoever is told can look at once: an owner with a higher generation is replaced by then.
         self.shared.refresh(&self.key);
+        for waiting in waited {
+            waiting.tell(Ok(()));
+        }
     }
 
     fn encode(&self, instance: &Instance) -> Result<Vec<u8>, Failure> {

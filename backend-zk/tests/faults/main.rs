@@ -6,6 +6,7 @@ mod support;
 
 mod connections;
 mod ensembles;
+mod guards;
 mod nodes;
 mod pauses;
 mod recorder;

@@ -42,6 +42,13 @@ impl Recorder {
             "not seen in time: {what}; the view is {:?}",
             self.view()
         );
+        // What is asked next is what was recorded, by another task.
+        eventually("it is recorded", async || {
+            let (now, views) = (self.view(), self.views.lock().unwrap());
+            let newest = views.last().unwrap();
+            now.since(newest).is_empty() && now.is_live() == newest.is_live()
+        })
+        .await;
     }
 
     pub(crate) async fn until_live(&self) {

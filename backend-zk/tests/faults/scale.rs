@@ -139,7 +139,7 @@ async fn session_of(ensemble: &Ensemble) -> (String, u32) {
 }
 
 /// Watches that the server keeps.
-async fn watches(ensemble: &Ensemble) -> usize {
+pub(crate) async fn watches(ensemble: &Ensemble) -> usize {
     let text = ensemble.ask(0, "wchs").await.unwrap();
     let total = text
         .lines()
