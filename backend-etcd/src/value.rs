@@ -115,10 +115,6 @@ impl Stored {
         };
         serde_json::to_vec(&written).unwrap_or_default()
     }
-
-    pub(crate) fn generation(&self) -> Generation {
-        self.instance.generation()
-    }
 }
 
 /// Fields of `Tidings` that are an [`Instance`]'s, or were put there to read one.

@@ -10,9 +10,10 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use tidings_api::{Generation, Instance};
+use tidings_api::{Generation, Instance, METADATA_MIRROR_KEY};
 
 use crate::Phase;
+use crate::bridge::BridgeMark;
 
 /// The metadata key of the mark. What starts with [`tidings.`](tidings_api::METADATA_RESERVED_PREFIX)
 /// is kept from applications that use a [`Migration`](crate::Migration); others see it.
@@ -27,7 +28,7 @@ pub(crate) struct Stamp {
     pub(crate) revision: u64,
 }
 
-/// The value under [`MARK_KEY`]: `generation revision phase`, then `bridge` where a bridge wrote it.
+/// The value under [`MARK_KEY`]: `generation revision phase`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {
     pub(crate) stamp: Stamp,
@@ -96,7 +97,11 @@ pub(crate) struct Listed {
 
 impl Listed {
     pub(crate) fn new(raw: &Arc<Instance>) -> Self {
+        let bridged = BridgeMark::of(raw);
         let Some(mark) = Mark::of(raw) else {
+            if let Some(bridged) = bridged {
+                return Self::mirrored(raw, &bridged);
+            }
             return Self {
                 plain: raw.clone(),
                 stamp: Stamp {
@@ -109,11 +114,28 @@ impl Listed {
         };
         let plain = Instance::clone(raw)
             .without_metadata(MARK_KEY)
+            .without_metadata(METADATA_MIRROR_KEY)
             .with_generation(mark.stamp.generation);
         Self {
             plain: Arc::new(plain),
             stamp: mark.stamp,
             phase: Some(mark.phase),
+            raw: raw.clone(),
+        }
+    }
+
+    /// A mirror of an instance whose owner doesn't migrate.
+    fn mirrored(raw: &Arc<Instance>, mark: &BridgeMark) -> Self {
+        let plain = Instance::clone(raw)
+            .without_metadata(METADATA_MIRROR_KEY)
+            .with_generation(mark.generation);
+        Self {
+            plain: Arc::new(plain),
+            stamp: Stamp {
+                generation: mark.generation,
+                revision: 0,
+            },
+            phase: None,
             raw: raw.clone(),
         }
     }

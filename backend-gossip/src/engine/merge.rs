@@ -486,7 +486,7 @@ impl Engine {
     }
 
     /// Stops offering a key under which somebody offers a newer generation (REG-5).
-    fn check_superseded(&mut self, now: Instant, key: &InstanceKey) {
+    pub(super) fn check_superseded(&mut self, now: Instant, key: &InstanceKey) {
         if self
             .registrations
             .get(key)
