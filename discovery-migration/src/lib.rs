@@ -45,3 +45,8 @@ pub const BACKEND: &str = "migration";
 pub const PARTICIPANTS: &str = "tidings.migration";
 /// The service that every bridge is registered under, in the backend that it mirrors into.
 pub const BRIDGES: &str = "tidings.bridge";
+
+/// Whether a service is one that Tidings itself registers.
+pub(crate) fn is_own_service(service: &tidings_api::ServiceName) -> bool {
+    [PARTICIPANTS, BRIDGES].contains(&service.as_str())
+}

@@ -143,6 +143,16 @@ impl Listed {
     pub(crate) fn generation(&self) -> Generation {
         self.stamp.generation
     }
+
+    /// Whether its owner itself is on this side.
+    pub(crate) fn is_direct(&self) -> bool {
+        !self.raw.is_mirror()
+    }
+
+    /// Whether its owner is on this side and doesn't migrate. A mirror's owner is on the other.
+    pub(crate) fn is_unmarked(&self) -> bool {
+        self.phase.is_none() && self.is_direct()
+    }
 }
 
 #[cfg(test)]
@@ -173,6 +183,29 @@ mod tests {
             (listed.stamp, listed.phase),
             (mark().stamp, Some(mark().phase))
         );
+    }
+
+    #[test]
+    fn a_mirror_is_listed_as_what_it_mirrors() {
+        let source = Instance::new("web", "10.0.0.1:80").unwrap();
+        let source = source.with_generation(Generation::new(7));
+        for source in [source.clone(), mark().put_on(&source)] {
+            let bridge = BridgeMark {
+                holder: "bridge".to_owned(),
+                generation: source.generation(),
+                origin: "gossip".to_owned(),
+            };
+            let source = Arc::new(source);
+            let mirror = bridge.put_on(&source).unwrap();
+            let mirror = mirror.with_generation(Generation::new(3));
+            let (direct, mirrored) = (Listed::new(&source), Listed::new(&Arc::new(mirror)));
+            assert_eq!(direct.plain, mirrored.plain);
+            assert_eq!(
+                (direct.stamp, direct.phase),
+                (mirrored.stamp, mirrored.phase)
+            );
+            assert!(direct.is_direct() && !mirrored.is_direct() && !mirrored.is_unmarked());
+        }
     }
 
     #[test]

@@ -283,6 +283,6 @@ mod tests {
     #[test]
     fn the_score_is_the_same_in_every_version() {
         let key = "web/web-1".parse().unwrap();
-        assert_eq!(score("bridge-1", &key), 0);
+        assert_eq!(score("bridge-1", &key), 15_725_153_625_782_827_427);
     }
 }

@@ -404,7 +404,7 @@ async fn a_migration_that_reads_both_sides_sees_one_instance() {
     let view = shows(&seen, &["a"]).await;
     assert_eq!(**view.get(&key("a")).unwrap(), expected);
     assert_eq!(
-        migration.report().services[&"web".parse().unwrap()].matching,
+        migration.report().services["web"].matching,
         1
     );
     let all = migration.watch_all().await.unwrap();
