@@ -56,9 +56,16 @@ async fn bridge(from: &str, to: &str, name: &str) {
     let bridge = Bridge::start(from.clone(), to.clone(), options)
         .await
         .unwrap();
-    // Ready is who could take over: who knows both sides.
+    // Ready is who knows both sides, and has taken over what is its own.
     view.wait_until(|view| view.is_live()).await.unwrap();
-    while bridge.report().state != BridgeState::Ready || !bridge.report().target.is_live() {
+    let is_ready = || {
+        let report = bridge.report();
+        let knows = |key| report.mirrored.contains(key) || report.skipped.contains_key(key);
+        report.state == BridgeState::Ready
+            && report.target.is_live()
+            && view.view().iter().all(|found| knows(found.key()))
+    };
+    while !is_ready() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     say("ready");

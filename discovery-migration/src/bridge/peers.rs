@@ -39,6 +39,7 @@ pub(super) struct Peers {
     /// Since when the candidates are these.
     candidates_since: Instant,
     deaf: bool,
+    looked: Instant,
     /// Counts the own signs of life.
     beats: u64,
 }
@@ -73,6 +74,7 @@ impl Peers {
             candidates: BTreeSet::new(),
             candidates_since: now,
             deaf: true,
+            looked: now,
             beats: 0,
         }
     }
@@ -84,12 +86,14 @@ impl Peers {
         holders: impl Iterator<Item = &'a str>,
         now: Instant,
     ) {
+        // A process that was stopped has heard nobody either.
+        self.deaf |= now.saturating_duration_since(self.looked) >= self.silence;
+        self.looked = now;
         if !target.is_live() {
             self.deaf = true;
             return;
         }
         if std::mem::take(&mut self.deaf) {
-            // Nobody could be heard meanwhile.
             self.known.values_mut().for_each(|peer| peer.heard = now);
         }
         for peer in self.known.values_mut() {

@@ -48,6 +48,8 @@ pub(super) struct Runner {
     queue: Vec<Job>,
     /// The own registration is being renewed.
     beating: bool,
+    /// It was refused.
+    refused: bool,
     beat: Duration,
     report: Arc<Mutex<BridgeReport>>,
 }
@@ -96,6 +98,7 @@ impl Runner {
             calls: JoinSet::new(),
             queue: Vec::new(),
             beating: false,
+            refused: false,
             beat,
             report,
         }
@@ -240,9 +243,11 @@ impl Runner {
             Ok(Call::Job(job, result)) => self.ledger.finish(&job, result, Instant::now()),
             Ok(Call::Beat(result)) => {
                 self.beating = false;
-                if let Err(error) = result {
+                let refused = result.is_err();
+                if let (Err(error), false) = (result, self.refused) {
                     tracing::warn!(%error, "the target refuses the registration of a bridge");
                 }
+                self.refused = refused;
             }
             Err(error) => tracing::error!(%error, "a call to the target ended"),
         }

@@ -345,7 +345,9 @@ fn a_mirror_that_is_behind_does_not_take_the_owner_back() {
     assert_eq!(bench.shows(), [(7, 3)]);
     bench.hears(Side::New, &[mirror(3)]);
     // Whoever reads the new side alone goes on with the mirror.
-    bench.merge.follow(&Selector::All, Phase::BothReadNew.into());
+    bench
+        .merge
+        .follow(&Selector::All, Phase::BothReadNew.into());
     bench.hears(Side::New, &[mirror(4)]);
     assert_eq!(bench.shows(), [(7, 4)]);
     bench.hears(Side::New, &[]);

@@ -403,10 +403,7 @@ async fn a_migration_that_reads_both_sides_sees_one_instance() {
     let expected: Instance = Instance::clone(at_source.get(&key("a")).unwrap());
     let view = shows(&seen, &["a"]).await;
     assert_eq!(**view.get(&key("a")).unwrap(), expected);
-    assert_eq!(
-        migration.report().services["web"].matching,
-        1
-    );
+    assert_eq!(migration.report().services["web"].matching, 1);
     let all = migration.watch_all().await.unwrap();
     assert_eq!(ids(&shows(&all, &["a"]).await), ["a"]);
 

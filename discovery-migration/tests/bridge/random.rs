@@ -39,6 +39,8 @@ struct Slot {
     /// Since when it lives and hears both sides.
     well: Option<Instant>,
     cut: [bool; 2],
+    /// When its session ends in the target that it can't reach.
+    expires: Option<Instant>,
 }
 
 struct World {
@@ -138,8 +140,13 @@ impl World {
                 };
                 let options = named(&name).with_hold(HOLD);
                 let process = Process::start(&self.source, &self.target, options).await;
-                let (well, cut) = (Some(now), [false; 2]);
-                self.slots.insert(slot, Slot { process, well, cut });
+                let fresh = Slot {
+                    process,
+                    well: Some(now),
+                    cut: [false; 2],
+                    expires: None,
+                };
+                self.slots.insert(slot, fresh);
             }
             5..=6 => {
                 let session = self.slots.remove(&slot).unwrap().process.kill();
@@ -162,6 +169,7 @@ impl World {
                         false => handle.restore(),
                     }
                     slot.well = (slot.cut == [false; 2]).then_some(now);
+                    slot.expires = slot.cut[1].then_some(slot.expires.unwrap_or(now + SESSION));
                 }
             }
             _ => {}
@@ -176,6 +184,12 @@ impl World {
             }
             *end > now
         });
+        for slot in self.slots.values_mut() {
+            if slot.expires.is_some_and(|end| end <= now) {
+                slot.process.to.expire();
+                slot.expires = Some(now + SECOND * 3_600);
+            }
+        }
     }
 
     fn check(&mut self, seed: u64) {
