@@ -42,7 +42,7 @@ tidings_testkit::server_tests! { zookeeper_3_8:
         one_of_two_is_killed(&mut World::from_gossip(to).await).await;
     }
 
-    async fn zookeeper_to_gossip_with_one_bridge_closed_and_killed() {
+    async fn zookeeper_to_gossip_with_the_only_bridge_killed() {
         let zookeeper = zookeeper::Ensemble::start(zookeeper::Options::default()).await.unwrap();
         let from = format!("zk://{}/prod?session_timeout=5s", zookeeper.addresses()[0]);
         let mut world = World::to_gossip(from).await;
