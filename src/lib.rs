@@ -103,6 +103,9 @@
 //! # }
 //! ```
 //!
+//! Processes that can't be redeployed are mirrored by a [`Bridge`], which is a process of its own:
+//! `cargo run --example bridge -- --help`.
+//!
 //! # Writing a backend
 //!
 //! Depend on `tidings-api`: it has the [`Discovery`] contract and what feeds a watch.
@@ -127,7 +130,7 @@ pub use tidings_zk as zk;
 
 /// Moving from one backend to another, with nobody losing sight of anybody.
 pub use tidings_migration as moving;
-pub use tidings_migration::{Migration, Phase};
+pub use tidings_migration::{Bridge, BridgeOptions, Migration, Phase};
 
 pub use tidings_api::{
     Address, Bounds, Change, Changes, Connection, Discovery, DiscoveryExt, DiscoveryUrl, Error,

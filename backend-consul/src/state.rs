@@ -110,7 +110,7 @@ impl State {
                 for known in shown.into_iter().chain(withdrawn) {
                     seen = seen.max(known);
                 }
-                let generation = Generation::after(seen);
+                let generation = instance.next_generation(seen);
                 Ok(Offered {
                     instance: Arc::new(instance.with_generation(generation)),
                     revision: 1,
@@ -536,9 +536,11 @@ impl Offer {
         let newest = entries.max_by_key(|entry| entry.age());
         let first_look = !self.seen;
         self.seen |= own.is_some();
+        // A mirror doesn't compete with an owner, however their clocks are.
+        let competes = |newest: &Entry| !self.instance.is_mirror() || newest.instance.is_mirror();
         match (newest, own) {
             (Some(newest), own) if newest.instance.generation() > generation => match own {
-                Some(own) if first_look && newest.created < own.created => {
+                Some(own) if first_look && competes(newest) && newest.created < own.created => {
                     Verdict::Outdated(newest.instance.generation())
                 }
                 _ => Verdict::Overtaken,

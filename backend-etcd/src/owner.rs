@@ -41,6 +41,7 @@ pub(crate) struct Owner {
     unknown: Unknown,
     /// The last generation that this handle wrote under the key.
     generation: Generation,
+    is_mirror: bool,
     /// A write got no answer, and may still arrive.
     uncertain: bool,
     /// Whether what is known has to be looked at.
@@ -80,6 +81,7 @@ impl Owner {
             known: None,
             unknown: Unknown::default(),
             generation: Generation::default(),
+            is_mirror: false,
             uncertain: false,
             doubtful: false,
             seen_revision: 0,
@@ -224,6 +226,7 @@ impl Owner {
             return Ok(Step::Again);
         }
         self.generation = instance.generation();
+        self.is_mirror = instance.is_mirror();
         let value = self.value(instance, false);
         if let Some(known) = &self.known
             && known.lease == lease
@@ -277,27 +280,38 @@ impl Owner {
             return false;
         }
         self.unknown = stored.unknown.clone();
-        let generation = stored.generation();
-        generation >= self.generation && generation > Generation::default() && {
-            self.overtaken_by(generation);
-            true
+        let is_newer = self.is_newer(&stored.instance);
+        if is_newer {
+            self.overtaken_by(&stored.instance);
         }
+        is_newer
+    }
+
+    /// Whether what stands under the key comes before what was offered last.
+    fn is_newer(&self, stored: &Instance) -> bool {
+        let generation = stored.generation();
+        // Other tools' entries have no generation. They give way to an owner, and not to a mirror.
+        let is_foreign = generation == Generation::default();
+        let before_mirror = self.is_mirror && !stored.is_mirror();
+        before_mirror || (!is_foreign && generation >= self.generation)
     }
 
     /// A newer owner has, or had, the key.
-    fn overtaken_by(&mut self, generation: Generation) {
+    fn overtaken_by(&mut self, newer: &Instance) {
+        let generation = newer.generation();
         let mut superseded = false;
         self.slot.state.send_modify(|state| {
             state.seen = state.seen.max(generation);
             let Some(instance) = &state.instance else {
                 return;
             };
-            if instance.generation() > generation {
+            let outranked = instance.is_mirror() && !newer.is_mirror();
+            if instance.generation() > generation && !outranked {
                 return;
             }
-            if state.claims > 0 {
+            if state.claims > 0 && !outranked {
                 // The call under way is later than what it found.
-                let next = Generation::after(generation);
+                let next = instance.next_generation(generation);
                 let instance = Instance::clone(instance).with_generation(next);
                 state.seen = next;
                 state.instance = Some(Arc::new(instance));

@@ -407,7 +407,7 @@ impl Desired {
             None => instance,
         };
         let generation = self.offered().map(|offered| offered.generation());
-        let generation = generation.unwrap_or_else(|| Generation::after(self.seen));
+        let generation = generation.unwrap_or_else(|| instance.next_generation(self.seen));
         let instance = instance.with_generation(generation);
         if self.offered().is_some_and(|offered| **offered == instance) {
             return self.version;

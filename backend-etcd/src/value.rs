@@ -15,7 +15,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use tidings_api::{Address, Generation, Health, Instance, InstanceKey};
+use tidings_api::{Address, Health, Instance, InstanceKey};
 
 /// A stored value, taken apart.
 #[derive(Clone, Debug)]
@@ -115,10 +115,6 @@ impl Stored {
         };
         serde_json::to_vec(&written).unwrap_or_default()
     }
-
-    pub(crate) fn generation(&self) -> Generation {
-        self.instance.generation()
-    }
 }
 
 /// Fields of `Tidings` that are an [`Instance`]'s, or were put there to read one.
@@ -191,6 +187,8 @@ fn with_foreign_metadata(mut instance: Instance, metadata: &Value) -> Instance {
 
 #[cfg(test)]
 mod tests {
+    use tidings_api::Generation;
+
     use super::*;
 
     fn key() -> InstanceKey {

@@ -138,12 +138,13 @@ impl Registrations {
             Some(last) if !last.registration.is_superseded() => instance
                 .keeping_health_of(&last.instance)
                 .with_generation(last.instance.generation()),
-            Some(last) => instance
-                .keeping_health_of(&last.instance)
-                .with_generation(Generation::after(last.instance.generation())),
+            Some(last) => anew(
+                instance.keeping_health_of(&last.instance),
+                last.instance.generation(),
+            ),
             None => {
                 let before = last.as_ref().map(|last| last.instance.generation());
-                instance.with_generation(Generation::after(before.unwrap_or_default()))
+                anew(instance, before.unwrap_or_default())
             }
         };
         self.encoder.encode(&instance)?;
@@ -379,15 +380,18 @@ impl Registrations {
         true
     }
 
-    /// Raises the generation of a fresh offer above that of the owner it replaces.
+    /// Raises the generation of a fresh offer above that of the owner it replaces; a mirror
+    /// replaces none.
     fn raise(&self, key: &InstanceKey, revision: u64, above: Generation) -> Option<Arc<Instance>> {
         let mut entries = self.lock();
         let entry = find(&mut entries, key)?;
         if entry.revision != revision || !entry.fresh {
             return None;
         }
-        let generation = Generation::after(above);
-        let instance = Instance::clone(&entry.instance).with_generation(generation);
+        let instance = anew(Instance::clone(&entry.instance), above);
+        if instance.generation() < above {
+            return None;
+        }
         entry.instance = Arc::new(instance);
         Some(entry.instance.clone())
     }
@@ -515,6 +519,10 @@ impl Waiting {
         // Who has given up waiting is not interested.
         let _given_up = self.answer.send(result);
     }
+/// The instance as a new owner's, above what was seen of the key.
+fn anew(instance: Instance, seen: Generation) -> Instance {
+    let generation = instance.next_generation(seen);
+    instance.with_generation(generation)
 }
 
 fn find<'e>(entries: &'e mut Entries, key: &InstanceKey) -> Option<&'e mut Entry> {

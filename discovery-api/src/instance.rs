@@ -20,8 +20,13 @@ pub const METADATA_VALUE_BYTES_MAX: usize = 512;
 /// migration marks with one which registration an entry belongs to. They don't count as
 /// [`METADATA_ENTRIES_MAX`].
 pub const METADATA_RESERVED_PREFIX: &str = "tidings.";
+/// The metadata key that a bridge marks with what it mirrors from another backend, on behalf of an
+/// owner that isn't here: see [`Instance::is_mirror`].
+pub const METADATA_MIRROR_KEY: &str = "tidings.bridge";
 /// Most reserved metadata entries of an instance.
 const METADATA_RESERVED_MAX: usize = 4;
+/// The generations of mirrors are below this, those of owners above: it is the year 2005.
+const MIRROR_GENERATION_END: u64 = 1 << 50;
 /// Most named ports of an instance: far above what is offered in practice, so that a record stays
 /// bounded.
 pub const PORTS_MAX: usize = 32;
@@ -208,6 +213,30 @@ impl Instance {
         self
     }
 
+    /// Whether this is a mirror: an entry that a bridge keeps here for an owner which is on another
+    /// backend ([`METADATA_MIRROR_KEY`]). Every owner under its key is newer (REG-5).
+    #[must_use]
+    pub fn is_mirror(&self) -> bool {
+        self.metadata.contains_key(METADATA_MIRROR_KEY)
+    }
+
+    /// A new generation for this instance, whose handle doesn't own the key yet: above `seen`, but
+    /// for a mirror where `seen` is an owner's. For backends, on `register`.
+    #[must_use]
+    pub fn next_generation(&self, seen: Generation) -> Generation {
+        match self.is_mirror() {
+            true => Generation::of_mirror(seen),
+            false => Generation::after(seen),
+        }
+    }
+
+    /// Whether this instance is the newer one of two under one key (REG-5). For backends.
+    #[must_use]
+    pub fn outranks(&self, other: &Self) -> bool {
+        let rank = |instance: &Self| (!instance.is_mirror(), instance.generation);
+        rank(self) > rank(other)
+    }
+
     /// The identity: service and instance id.
     #[must_use]
     pub fn key(&self) -> &InstanceKey {
@@ -323,21 +352,31 @@ impl Generation {
     #[must_use]
     pub fn after(seen: Self) -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
-        let clock = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_micros();
-        let floor = u64::try_from(clock)
-            .unwrap_or(u64::MAX)
-            .max(seen.0.saturating_add(1));
-        let mut last = LAST.load(Ordering::Relaxed);
-        loop {
-            let next = floor.max(last.saturating_add(1));
-            match LAST.compare_exchange_weak(last, next, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return Self(next),
-                Err(current) => last = current,
-            }
-        }
+        Self(draw(&LAST, clock().max(seen.0.saturating_add(1))))
+    }
+
+    /// A new generation for a mirror: below those of owners, and otherwise as [`after`](Self::after).
+    fn of_mirror(seen: Self) -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let above = match seen.is_of_mirror() {
+            true => seen.0 + 1,
+            false => 0,
+        };
+        let drawn = draw(&LAST, Self(clock()).as_mirror().0.max(above));
+        Self(drawn.min(MIRROR_GENERATION_END - 1))
+    }
+
+    /// What a mirror's generation is where an owner's would be this one: below those of owners, in
+    /// the same order. For backends that don't read the clock on `register`.
+    #[must_use]
+    pub fn as_mirror(self) -> Self {
+        Self((self.0 >> 4).min(MIRROR_GENERATION_END - 1))
+    }
+
+    /// Whether it is within those that mirrors have.
+    #[must_use]
+    pub fn is_of_mirror(self) -> bool {
+        self.0 < MIRROR_GENERATION_END
     }
 
     /// The number.
@@ -350,6 +389,24 @@ impl Generation {
 impl fmt::Display for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// Microseconds of the wall clock.
+fn clock() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(since.unwrap_or_default().as_micros()).unwrap_or(u64::MAX)
+}
+
+/// A number that is at least `floor`, and above all that were drawn from `last`.
+fn draw(last: &AtomicU64, floor: u64) -> u64 {
+    let mut current = last.load(Ordering::Relaxed);
+    loop {
+        let next = floor.max(current.saturating_add(1));
+        match last.compare_exchange_weak(current, next, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => return next,
+            Err(other) => current = other,
+        }
     }
 }
 
@@ -433,6 +490,34 @@ mod tests {
         assert_eq!(back, full);
         assert!(full.with_metadata("one-more", "v").is_err());
         assert!(instance().with_weight(0).is_err() && instance().with_port("m", 0).is_err());
+    }
+
+    #[test]
+    fn every_owner_outranks_every_mirror() {
+        let owner = instance();
+        let mirror = owner
+            .clone()
+            .with_metadata(METADATA_MIRROR_KEY, "")
+            .unwrap();
+        let owned = owner.next_generation(Generation::default());
+        let owner_again = owner.clone().with_generation(owner.next_generation(owned));
+        let owner = owner.with_generation(owned);
+        let mirrored = mirror.next_generation(Generation::default());
+        assert!(mirror.is_mirror() && !owner.is_mirror());
+        assert!(mirrored < owned && mirror.next_generation(owned) < owned);
+        let again = mirror.next_generation(mirrored);
+        assert!(mirrored < again && again < owned);
+        let last = Generation::new(MIRROR_GENERATION_END - 1);
+        assert!(mirror.next_generation(last) < owned);
+        assert!(mirror.next_generation(Generation::new(u64::MAX)) < owned);
+        assert!(owned.as_mirror() < owned && owned.as_mirror().is_of_mirror());
+
+        let mirror = mirror.with_generation(mirrored);
+        let mirror_again = mirror.clone().with_generation(again);
+        let foreign = owner.clone().with_generation(Generation::default());
+        assert!(owner_again.outranks(&owner) && owner.outranks(&mirror_again));
+        assert!(mirror_again.outranks(&mirror) && foreign.outranks(&mirror_again));
+        assert!(!mirror.outranks(&mirror) && !mirror_again.outranks(&foreign));
     }
 
     #[test]

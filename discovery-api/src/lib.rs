@@ -10,8 +10,8 @@ pub use discovery::{Discovery, DiscoveryExt, Removal};
 
 mod instance;
 pub use instance::{
-    Generation, Instance, METADATA_ENTRIES_MAX, METADATA_RESERVED_PREFIX, METADATA_VALUE_BYTES_MAX,
-    PORTS_MAX,
+    Generation, Instance, METADATA_ENTRIES_MAX, METADATA_MIRROR_KEY, METADATA_RESERVED_PREFIX,
+    METADATA_VALUE_BYTES_MAX, PORTS_MAX,
 };
 
 mod name;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tidings_api::{InstanceKey, ServiceName};
 
 use crate::mark::{Listed, Stamp};
-use crate::{PARTICIPANTS, Side};
+use crate::{Side, is_own_service};
 
 /// What is different between the two sides about one instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +94,7 @@ impl Tally {
             current.insert(service.clone(), tally(service));
         }
         for (key, sides) in listings {
-            if key.service().as_str() == PARTICIPANTS {
+            if is_own_service(key.service()) {
                 continue;
             }
             let (service, before) = current
@@ -140,7 +140,7 @@ impl Service {
         before: &BTreeMap<InstanceKey, Since>,
         now: Instant,
     ) {
-        if old.is_some_and(|old| old.phase.is_none()) {
+        if old.is_some_and(Listed::is_unmarked) {
             self.unmarked.push(key.clone());
         }
         let difference = match (old, new) {

@@ -12,8 +12,11 @@
 //! | `both-read-new` | both | new |
 //! | `new` | new | new |
 //!
+//! For processes that can't be redeployed, a [`Bridge`] mirrors one backend into another.
+//!
 //! It knows no backend: anything that keeps the contract can be a side.
 
+pub mod bridge;
 mod coverage;
 mod inner;
 mod mark;
@@ -27,6 +30,7 @@ mod tasks;
 mod topics;
 mod walk;
 
+pub use bridge::{Bridge, BridgeOptions, BridgeReport, BridgeState, Skip};
 pub use coverage::{Coverage, Difference, LAG_MAX};
 pub use mark::MARK_KEY;
 pub use migration::{Builder, Migration};
@@ -39,3 +43,10 @@ pub const BACKEND: &str = "migration";
 /// The service that every process of a migration is registered under, with its phase. It isn't
 /// shown among [all services](tidings_api::Selector::All) of a [`Migration`].
 pub const PARTICIPANTS: &str = "tidings.migration";
+/// The service that every bridge is registered under, in the backend that it mirrors into.
+pub const BRIDGES: &str = "tidings.bridge";
+
+/// Whether a service is one that Tidings itself registers.
+pub(crate) fn is_own_service(service: &tidings_api::ServiceName) -> bool {
+    [PARTICIPANTS, BRIDGES].contains(&service.as_str())
+}

@@ -10,9 +10,10 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use tidings_api::{Generation, Instance};
+use tidings_api::{Generation, Instance, METADATA_MIRROR_KEY};
 
 use crate::Phase;
+use crate::bridge::BridgeMark;
 
 /// The metadata key of the mark. What starts with [`tidings.`](tidings_api::METADATA_RESERVED_PREFIX)
 /// is kept from applications that use a [`Migration`](crate::Migration); others see it.
@@ -27,7 +28,7 @@ pub(crate) struct Stamp {
     pub(crate) revision: u64,
 }
 
-/// The value under [`MARK_KEY`]: `generation revision phase`, then `bridge` where a bridge wrote it.
+/// The value under [`MARK_KEY`]: `generation revision phase`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {
     pub(crate) stamp: Stamp,
@@ -96,7 +97,11 @@ pub(crate) struct Listed {
 
 impl Listed {
     pub(crate) fn new(raw: &Arc<Instance>) -> Self {
+        let bridged = BridgeMark::of(raw);
         let Some(mark) = Mark::of(raw) else {
+            if let Some(bridged) = bridged {
+                return Self::mirrored(raw, &bridged);
+            }
             return Self {
                 plain: raw.clone(),
                 stamp: Stamp {
@@ -109,6 +114,7 @@ impl Listed {
         };
         let plain = Instance::clone(raw)
             .without_metadata(MARK_KEY)
+            .without_metadata(METADATA_MIRROR_KEY)
             .with_generation(mark.stamp.generation);
         Self {
             plain: Arc::new(plain),
@@ -118,8 +124,34 @@ impl Listed {
         }
     }
 
+    /// A mirror of an instance whose owner doesn't migrate.
+    fn mirrored(raw: &Arc<Instance>, mark: &BridgeMark) -> Self {
+        let plain = Instance::clone(raw)
+            .without_metadata(METADATA_MIRROR_KEY)
+            .with_generation(mark.generation);
+        Self {
+            plain: Arc::new(plain),
+            stamp: Stamp {
+                generation: mark.generation,
+                revision: 0,
+            },
+            phase: None,
+            raw: raw.clone(),
+        }
+    }
+
     pub(crate) fn generation(&self) -> Generation {
         self.stamp.generation
+    }
+
+    /// Whether its owner itself is on this side.
+    pub(crate) fn is_direct(&self) -> bool {
+        !self.raw.is_mirror()
+    }
+
+    /// Whether its owner is on this side and doesn't migrate. A mirror's owner is on the other.
+    pub(crate) fn is_unmarked(&self) -> bool {
+        self.phase.is_none() && self.is_direct()
     }
 }
 
@@ -151,6 +183,29 @@ mod tests {
             (listed.stamp, listed.phase),
             (mark().stamp, Some(mark().phase))
         );
+    }
+
+    #[test]
+    fn a_mirror_is_listed_as_what_it_mirrors() {
+        let source = Instance::new("web", "10.0.0.1:80").unwrap();
+        let source = source.with_generation(Generation::new(7));
+        for source in [source.clone(), mark().put_on(&source)] {
+            let bridge = BridgeMark {
+                holder: "bridge".to_owned(),
+                generation: source.generation(),
+                origin: "gossip".to_owned(),
+            };
+            let source = Arc::new(source);
+            let mirror = bridge.put_on(&source).unwrap();
+            let mirror = mirror.with_generation(Generation::new(3));
+            let (direct, mirrored) = (Listed::new(&source), Listed::new(&Arc::new(mirror)));
+            assert_eq!(direct.plain, mirrored.plain);
+            assert_eq!(
+                (direct.stamp, direct.phase),
+                (mirrored.stamp, mirrored.phase)
+            );
+            assert!(direct.is_direct() && !mirrored.is_direct() && !mirrored.is_unmarked());
+        }
     }
 
     #[test]

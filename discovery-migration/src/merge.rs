@@ -306,9 +306,16 @@ impl Entry {
             return;
         };
         let mut same = Vec::new();
+        let listing = |side: Side| {
+            let place = &self.sides[side.index()];
+            place.listed.as_ref().filter(|_| place.lists(floor))
+        };
+        // Where the owner speaks for itself, its mirror says nothing but the past.
+        let mirrored = reads.iter().filter_map(listing).any(Listed::is_direct);
         for side in reads.iter() {
             let place = &self.sides[side.index()];
-            let Some(listed) = place.listed.as_ref().filter(|_| place.lists(floor)) else {
+            let listed = place.listed.as_ref().filter(|_| place.lists(floor));
+            let Some(listed) = listed.filter(|listed| listed.is_direct() || !mirrored) else {
                 continue;
             };
             let newer = listed.stamp.revision > floor.stamp.revision;

@@ -10,7 +10,7 @@ use tidings_api::{Bounds, Connection, Error, InstanceKey, Selector, ServiceName,
 use crate::coverage::{Coverage, LAG_MAX};
 use crate::inner::{Inner, participants};
 use crate::mark::Listed;
-use crate::{Difference, Migration, PARTICIPANTS, Phase, Plan, Side, Sides};
+use crate::{Difference, Migration, PARTICIPANTS, Phase, Plan, Side, Sides, is_own_service};
 
 /// How long a side has to show all it lists, when somebody asks.
 const LOOK_TIME: Duration = Duration::from_secs(5);
@@ -318,7 +318,9 @@ impl Inner {
             watch.wait_until(tidings_api::View::is_live).await.ok()
         };
         let view = tokio::time::timeout(LOOK_TIME, look).await.ok()??;
-        let unmarked = view.iter().filter(|raw| Listed::new(raw).phase.is_none());
+        let unmarked = view
+            .iter()
+            .filter(|raw| Listed::new(raw).is_unmarked() && !is_own_service(raw.service()));
         Some(unmarked.map(|raw| raw.key().clone()).collect())
     }
 

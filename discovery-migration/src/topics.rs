@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use crate::coverage::Tally;
 use crate::inner::Inner;
 use crate::merge::Merge;
-use crate::{PARTICIPANTS, Phase, Plan, Side, Sides};
+use crate::{PARTICIPANTS, Phase, Plan, Side, Sides, is_own_service};
 
 /// How long a side that refused to be watched is left alone.
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
@@ -75,7 +75,7 @@ impl Topic {
         }
         let (mut instances, freshness) = state.merge.view(now);
         if self.selector == Selector::All {
-            instances.retain(|instance| instance.service().as_str() != PARTICIPANTS);
+            instances.retain(|instance| !is_own_service(instance.service()));
         }
         let watched = match &self.selector {
             Selector::Service(service) => Some(service),

@@ -95,8 +95,8 @@ impl Owner {
                 self.lost();
                 if let Ok(stored) = stored {
                     self.unknown = stored.unknown.clone();
-                    if stored.generation() >= self.generation {
-                        self.overtaken_by(stored.generation());
+                    if self.is_newer(&stored.instance) {
+                        self.overtaken_by(&stored.instance);
                     }
                 }
             }

@@ -371,14 +371,21 @@ impl Engine {
             .map(|held| held.instance.clone());
         let generation = match &held {
             Some(held) => held.generation(),
-            None => self.generation_for(&key),
+            None => self.generation_for(&instance),
         };
+        let is_mirror = instance.is_mirror();
         let instance = instance.with_generation(generation);
-        self.drawn = self.drawn.max(Some(generation));
+        if !is_mirror {
+            self.drawn = self.drawn.max(Some(generation));
+        }
         if held.is_some_and(|held| *held == instance) {
             return Ok(key);
         }
         self.offer(now, Arc::new(instance));
+        if is_mirror {
+            // An owner may be there already.
+            self.check_superseded(now, &key);
+        }
         Ok(key)
     }
 
@@ -672,13 +679,15 @@ impl Engine {
     }
 
     /// The generation of a new registration: this start's, above all drawn before, and above whatever
-    /// stands under the key, so that a newer registration wins whatever the clocks say.
-    fn generation_for(&self, key: &InstanceKey) -> Generation {
-        let others = self
-            .registry
-            .offers(key)
-            .iter()
-            .filter(|offer| offer.owner != self.me);
+    /// stands under the key, so that a newer registration wins whatever the clocks say. A mirror's
+    /// is above those of other mirrors only.
+    fn generation_for(&self, instance: &Instance) -> Generation {
+        let (key, start) = (instance.key(), self.identity.generation);
+        let is_mirror = instance.is_mirror();
+        let others =
+            self.registry.offers(key).iter().filter(|offer| {
+                offer.owner != self.me && (offer.instance.is_mirror() || !is_mirror)
+            });
         let newest = others
             .map(|offer| offer.instance.generation().number())
             .max();
@@ -687,10 +696,13 @@ impl Engine {
             .get(key)
             .map(|r| r.instance.generation().number());
         let above = newest.max(own).map_or(0, |number| number.saturating_add(1));
+        if is_mirror {
+            return Generation::new(above.max(start.as_mirror().number()));
+        }
         let drawn = self
             .drawn
             .map_or(0, |drawn| drawn.number().saturating_add(1));
-        Generation::new(above.max(drawn).max(self.identity.generation.number()))
+        Generation::new(above.max(drawn).max(start.number()))
     }
 
     /// Whether the records of a member are shown in views.

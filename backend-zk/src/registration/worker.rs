@@ -156,6 +156,8 @@ enum Whose {
     Ghost,
     Older(Generation),
     Newer(Generation),
+    /// An owner's, and this is a mirror.
+    Owners,
 }
 
 impl Worker {
@@ -270,6 +272,7 @@ impl Worker {
             }
             Whose::Ours { same: false } => self.update(link, job, stat.version).await?,
             Whose::Ghost => self.replace(link, job, &found, Some(stat)).await?,
+            Whose::Owners => return Ok(Reached::Superseded),
             Whose::Newer(theirs) => {
                 let raised = self
                     .shared
@@ -320,6 +323,9 @@ impl Worker {
             return Whose::Ghost;
         }
         let theirs = instance.map(Instance::generation).unwrap_or_default();
+        if job.instance.is_mirror() && instance.is_some_and(|found| !found.is_mirror()) {
+            return Whose::Owners;
+        }
         // Generations may be equal by chance; then the owner's name decides, for both alike.
         if (theirs, owner) > (job.instance.generation(), me) {
             Whose::Newer(theirs)

@@ -86,9 +86,9 @@ impl Server {
             return;
         };
         let stored = self.entries.get(instance.key());
-        let owned = stored.and_then(|entry| Some((entry.owner?, entry.generation())));
-        if let Some((owner, generation)) = owned {
-            if instance.generation() <= generation {
+        let owned = stored.and_then(|entry| Some((entry.owner?, entry.instance.clone())));
+        if let Some((owner, owned)) = owned {
+            if !instance.outranks(&owned) {
                 return;
             }
             self.supersede(owner, instance.key());

@@ -53,10 +53,11 @@ impl Server {
 
         let session = self.session(id)?;
         let instance = match session.offers.get(&key) {
-            None => instance.with_generation(Generation::after(stored)),
-            Some(last) if last.registration.is_superseded() => instance
-                .keeping_health_of(&last.instance)
-                .with_generation(Generation::after(stored.max(last.instance.generation()))),
+            None => anew(instance, stored),
+            Some(last) if last.registration.is_superseded() => {
+                let seen = stored.max(last.instance.generation());
+                anew(instance.keeping_health_of(&last.instance), seen)
+            }
             // Still the same owner, so that watchers see an update, or nothing at all (REG-2).
             Some(last) => instance
                 .keeping_health_of(&last.instance)
@@ -200,14 +201,14 @@ impl Server {
     /// Brings one offer to the server, unless a newer owner has the key.
     fn establish(&mut self, id: SessionId, key: &InstanceKey) {
         let stored = self.entries.get(key);
-        let stored = stored.map(|entry| (entry.generation(), entry.owner));
+        let stored = stored.map(|entry| (entry.instance.clone(), entry.owner));
         let rival = stored.filter(|(_, owner)| *owner != Some(id));
         let allowed = self.allowed(id, key);
         let Some(offer) = self.offer_mut(id, key) else {
             return;
         };
-        let newest = rival.is_none_or(|(generation, _)| offer.instance.generation() > generation);
-        if offer.overtaken || !newest {
+        let newest = |(other, _): &(Arc<Instance>, _)| offer.instance.outranks(other);
+        if offer.overtaken || !rival.as_ref().is_none_or(newest) {
             return self.supersede(id, key);
         }
         if let Err(error) = allowed {
@@ -348,6 +349,12 @@ impl fmt::Debug for Server {
             .field("entries", &self.entries.len())
             .finish_non_exhaustive()
     }
+}
+
+/// The instance as a new owner's.
+fn anew(instance: Instance, seen: Generation) -> Instance {
+    let generation = instance.next_generation(seen);
+    instance.with_generation(generation)
 }
 
 fn connection(outage: Option<&Outage>) -> Connection {

@@ -328,3 +328,28 @@ fn nothing_is_remembered_for_ever() {
     bench.shows();
     assert!(bench.merge.keys.is_empty() && bench.merge.deadline().is_none());
 }
+
+#[test]
+fn a_mirror_that_is_behind_does_not_take_the_owner_back() {
+    let mirror = |port: u16| {
+        let mirror = plain(3, port).with_metadata("tidings.bridge", "bridge 7 gossip");
+        mirror.unwrap()
+    };
+    let mut bench = bench(Phase::BothReadMerged);
+    bench.hears(Side::Old, &[plain(7, 1)]);
+    bench.hears(Side::New, &[mirror(1)]);
+    assert_eq!(bench.shows(), [(7, 1)]);
+    bench.hears(Side::Old, &[plain(7, 3)]);
+    assert_eq!(bench.shows(), [(7, 3)]);
+    bench.hears(Side::New, &[mirror(2)]);
+    assert_eq!(bench.shows(), [(7, 3)]);
+    bench.hears(Side::New, &[mirror(3)]);
+    // Whoever reads the new side alone goes on with the mirror.
+    bench
+        .merge
+        .follow(&Selector::All, Phase::BothReadNew.into());
+    bench.hears(Side::New, &[mirror(4)]);
+    assert_eq!(bench.shows(), [(7, 4)]);
+    bench.hears(Side::New, &[]);
+    assert_eq!(bench.shows(), []);
+}
