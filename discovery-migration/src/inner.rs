@@ -1,5 +1,6 @@
 //! What a migration's handle and its tasks share: the registrations and how they get to both sides.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::offers::{Goal, Offer, Offers};
 use crate::sides::Handles;
 use crate::tasks::Tasks;
 use crate::topics::{Topic, Topics};
-use crate::{BACKEND, PARTICIPANTS, Phase, Plan, Side, Sides};
+use crate::{BACKEND, PARTICIPANTS, Phase, Plan, Side, Sides, Traits};
 
 #[derive(Debug)]
 pub(crate) struct Inner {
@@ -29,6 +30,8 @@ pub(crate) struct Inner {
     pub(crate) steady: Duration,
     /// One change of phase, or the end, at a time.
     pub(crate) steps: tokio::sync::Mutex<()>,
+    /// Somebody has set a phase.
+    pub(crate) led: AtomicBool,
 }
 
 impl Inner {
@@ -43,6 +46,7 @@ impl Inner {
             participant: InstanceKey::new(participants(), id),
             steady,
             steps: tokio::sync::Mutex::default(),
+            led: AtomicBool::default(),
         }
     }
 
@@ -392,6 +396,14 @@ impl Inner {
         } else {
             (plan.all, plan.sides())
         }
+    }
+
+    /// How a side is doing, also where it isn't in use.
+    pub(crate) async fn look_at(&self, side: Side) -> Result<(Status, Traits)> {
+        // A step may be about to start it.
+        let _one_at_a_time = self.steps.lock().await;
+        let looked = self.handles.look_at(side).await;
+        looked.map_err(|error| self.on_side(side, error).with_operation("preflight"))
     }
 
     /// An error of a side, which says which side it is of.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tidings_api::{Bounds, Connection, Error, InstanceKey, Selector, ServiceName, Status};
@@ -88,6 +89,15 @@ pub enum Gate {
     Override,
 }
 
+/// Who makes a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Driver {
+    /// Whoever uses the handle: from then on it doesn't go by itself any more.
+    Caller,
+    /// The handle itself.
+    Course,
+}
+
 /// A process of the migration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -117,7 +127,9 @@ pub struct Report {
 
 impl Migration {
     /// Changes the phase of all services that have none of their own. Returns when both sides have
-    /// been told; a step over several phases is made in one, if all of its gates are open.
+    /// been told; a step over several phases is made in one, if all of its gates are open. A handle
+    /// that went by itself, [automatically](crate::Builder::automatic) or
+    /// [toward](crate::Builder::toward) a phase, stays where it was set from then on.
     ///
     /// # Errors
     /// [`StepError::Refused`] with everything that stands in the way; nothing has changed then.
@@ -146,7 +158,7 @@ impl Migration {
     /// As [`set_phase`](Self::set_phase); with [`Gate::Override`] only where a backend can't be
     /// started.
     pub async fn set_plan(&self, plan: Plan, gate: Gate) -> Result<(), StepError> {
-        self.inner.step(plan, gate).await
+        self.inner.step(plan, gate, Driver::Caller).await
     }
 
     /// What stands in the way of a phase for all services; nothing where it could be set.
@@ -176,8 +188,16 @@ impl Migration {
 }
 
 impl Inner {
-    pub(crate) async fn step(self: &Arc<Self>, to: Plan, gate: Gate) -> Result<(), StepError> {
+    pub(crate) async fn step(
+        self: &Arc<Self>,
+        to: Plan,
+        gate: Gate,
+        driver: Driver,
+    ) -> Result<(), StepError> {
         let _one_at_a_time = self.steps.lock().await;
+        if driver == Driver::Course && self.is_led() {
+            return Ok(());
+        }
         if self.is_closed() {
             return Err(StepError::Failed(
                 Error::closed().with_backend(crate::BACKEND),
@@ -185,6 +205,7 @@ impl Inner {
         }
         let from = self.plan();
         if from == to {
+            self.lead(driver);
             return Ok(());
         }
         let blockers = self.blockers(&from, &to).await;
@@ -202,6 +223,7 @@ impl Inner {
             let started = self.handles.start(side).await;
             started.map_err(|error| StepError::Failed(self.on_side(side, error)))?;
         }
+        self.lead(driver);
         tracing::info!(from = %from.all, to = %to.all, "phase changes");
         self.plan.send_replace(to.clone());
         self.again();
@@ -217,6 +239,17 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Whether somebody has set a phase, so that the handle doesn't go by itself any more.
+    pub(crate) fn is_led(&self) -> bool {
+        self.led.load(Ordering::Relaxed)
+    }
+
+    fn lead(&self, driver: Driver) {
+        if driver == Driver::Caller {
+            self.led.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Everything that stands in the way of a change of plan.
