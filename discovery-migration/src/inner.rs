@@ -1,5 +1,6 @@
 //! What a migration's handle and its tasks share: the registrations and how they get to both sides.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -32,6 +33,16 @@ pub(crate) struct Inner {
     pub(crate) steps: tokio::sync::Mutex<()>,
     /// Somebody has set a phase.
     pub(crate) led: AtomicBool,
+}
+
+/// Whether an own registration is on a side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Presence {
+    /// With its newest content.
+    There,
+    /// The side was told, and hasn't got it or its newest content yet.
+    UnderWay,
+    Absent,
 }
 
 impl Inner {
@@ -190,22 +201,24 @@ impl Inner {
     }
 
     /// Own registrations, with their keys and whether each is on this side.
-    pub(crate) fn own(&self, side: Side) -> Vec<(InstanceKey, bool)> {
+    pub(crate) fn own(&self, side: Side) -> BTreeMap<InstanceKey, Presence> {
         let status = self.handles.get(side).map(|handle| handle.status());
         let offers = self.lock();
         let owned = offers
             .map
             .iter()
             .filter(|(_, offer)| offer.owned().is_some());
-        let is_there = |key: &InstanceKey| {
+        let presence = |key: &InstanceKey, offer: &Offer| {
+            let told = &offer.told[side.index()];
             let registration = status.as_ref().and_then(|status| status.registration(key));
-            registration.is_some_and(Registration::is_registered)
+            match registration {
+                Some(Registration::Registered) if told.has(offer.version) => Presence::There,
+                Some(_) if told.holds && told.error.is_none() => Presence::UnderWay,
+                _ => Presence::Absent,
+            }
         };
         owned
-            .map(|(key, offer)| {
-                let told = offer.told[side.index()].has(offer.version);
-                (key.clone(), told && is_there(key))
-            })
+            .map(|(key, offer)| (key.clone(), presence(key, offer)))
             .collect()
     }
 

@@ -32,7 +32,7 @@ pub struct Comparison {
     pub old: Option<String>,
     /// What the new end does.
     pub new: Option<String>,
-    /// What changes for whom; `None` where both do the same.
+    /// What holds when, where that has to be said.
     pub consequence: Option<String>,
 }
 
@@ -80,12 +80,11 @@ impl Preflight {
         names.dedup();
         topics.extend(names.into_iter().map(|name| {
             let (old, new) = (old.1.get(name).cloned(), new.1.get(name).cloned());
-            let consequence = (old != new).then(|| "it is not the same".to_owned());
             Comparison {
                 name,
                 old,
                 new,
-                consequence,
+                consequence: None,
             }
         }));
         let ends = [
@@ -100,13 +99,17 @@ impl Preflight {
 
     /// The topics in which the ends differ.
     pub fn differences(&self) -> impl Iterator<Item = &Comparison> {
-        self.topics
-            .iter()
-            .filter(|topic| topic.consequence.is_some())
+        self.topics.iter().filter(|topic| topic.differs())
     }
 }
 
 impl Comparison {
+    /// Whether it changes with the move.
+    #[must_use]
+    pub fn differs(&self) -> bool {
+        self.old != self.new
+    }
+
     fn bound(name: &'static str, of: impl Fn(&Bounds) -> Duration, both: [Bounds; 2]) -> Self {
         let [old, new] = both.map(|bounds| of(&bounds));
         let worse = old.max(new);
@@ -134,9 +137,11 @@ impl fmt::Display for Preflight {
         for topic in &self.topics {
             let side = |text: &Option<String>| text.clone().unwrap_or("not stated".to_owned());
             let (old, new) = (side(&topic.old), side(&topic.new));
+            let name = topic.name;
             match &topic.consequence {
-                None => writeln!(f, "  {}: {old} on both", topic.name)?,
-                Some(what) => writeln!(f, "! {}: {old} → {new} ({what})", topic.name)?,
+                _ if !topic.differs() => writeln!(f, "  {name}: {old} on both")?,
+                None => writeln!(f, "! {name}: {old} → {new}")?,
+                Some(what) => writeln!(f, "! {name}: {old} → {new} ({what})")?,
             }
         }
         Ok(())
@@ -173,7 +178,7 @@ mod tests {
             "a → b\n  visible elsewhere after: ≤ 1s on both\n  gone after a goodbye: ≤ 1s on both\n\
              ! gone after a crash: ≤ 5s → ≤ 13s (13s from both-read-merged on)\n  \
              view stale in an outage: ≤ 1s on both\n\
-             ! health for others: as it is → none (it is not the same)\n"
+             ! health for others: as it is → none\n"
         );
         let shorter = Preflight::new([end("a", 13, ""), end("b", 5, "")]);
         let crashed = shorter.differences().next().unwrap();

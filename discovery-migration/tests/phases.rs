@@ -559,6 +559,63 @@ async fn who_starts_after_all_others_have_moved_sees_them() {
 }
 
 #[tokio::test]
+async fn who_starts_after_the_old_side_was_switched_off_gets_there_too() {
+    let world = World::default();
+    let moved = world.process(Phase::New).await;
+    moved.register(web("moved")).await.unwrap();
+    world.old.stop();
+    let late = world.builder().automatic().start().await.unwrap();
+    late.register(web("late")).await.unwrap();
+    let watch = late.watch_service("web").await.unwrap();
+    assert_eq!(watch.view().len(), 2);
+    until("it has moved", async || late.plan().all == Phase::New).await;
+    until("its view is live", async || watch.view().is_live()).await;
+    assert_eq!(watch.view().len(), 2);
+
+    // Where one of the others may still be on the old side, nobody leaves it unseen.
+    let laggard = world.process(Phase::BothReadMerged).await;
+    let later = world.builder().automatic().start().await.unwrap();
+    later.watch_service("web").await.unwrap();
+    until("both are known", async || {
+        moved.report().participants.len() == 4
+    })
+    .await;
+    for phase in [Phase::BothReadNew, Phase::New] {
+        let reasons = refused(&later, phase).await;
+        assert!(
+            reasons.iter().any(|b| matches!(
+                b,
+                Blocker::Unheard {
+                    side: Side::Old,
+                    ..
+                }
+            )),
+            "{phase}: {reasons:?}"
+        );
+    }
+    drop(laggard);
+}
+
+#[tokio::test]
+async fn steady_changes_hold_no_gate() {
+    let world = World::default();
+    let process = Arc::new(world.process(Phase::BothReadNew).await);
+    process.register(web("a")).await.unwrap();
+    let changing = process.clone();
+    let changes = tokio::spawn(async move {
+        for number in 0_u64.. {
+            let changed = web("a").with_metadata("n", number.to_string()).unwrap();
+            changing.register(changed).await.unwrap();
+        }
+    });
+    until("the gate is open", async || {
+        process.set_phase(Phase::New).await.is_ok()
+    })
+    .await;
+    changes.abort();
+}
+
+#[tokio::test]
 async fn a_phase_that_is_set_ends_the_walk() {
     let world = World::default();
     for builder in [

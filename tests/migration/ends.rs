@@ -18,6 +18,17 @@ pub(crate) enum Kind {
     Consul,
 }
 
+impl Kind {
+    pub(crate) fn scheme(self) -> &'static str {
+        match self {
+            Self::Gossip => "gossip",
+            Self::Etcd => "etcd",
+            Self::ZooKeeper => "zk",
+            Self::Consul => "consul",
+        }
+    }
+}
+
 /// From where to where a fleet goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Move {

@@ -50,6 +50,10 @@ macro_rules! moves {
             const MOVE: Move = Move { from: Kind::$from, to: Kind::$to };
 
             tidings_testkit::server_tests! { $server:
+                async fn both_ends_are_compared_first() {
+                    scenarios::preflight(MOVE).await;
+                }
+
                 async fn by_rolling_restarts_and_back() {
                     scenarios::rolling_restarts(MOVE).await;
                 }

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tidings::moving::Side;
 use tidings::{Config, Discovery, DiscoveryExt, Freshness, Instance, Migration, View, Watch};
 use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::time::MissedTickBehavior;
 
 /// How often a client looks up where nothing has changed; where something has, it does at once, so
 /// that nothing it is shown goes by.
@@ -67,6 +68,7 @@ async fn live(config: &str) {
 /// Changes the content all the time, by a number that grows.
 async fn change(discovery: Arc<dyn Discovery>, instance: Instance, pause: Duration) {
     let mut ticks = tokio::time::interval(pause);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for number in 1_u64.. {
         ticks.tick().await;
         let changed = instance.clone().with_metadata(NUMBER, number.to_string());
@@ -160,6 +162,10 @@ async fn obey(migration: Option<&Migration>) {
             }
             (Some(("plan", _)), Some(migration)) => {
                 say(&format!("plan {}", migration.plan().all));
+            }
+            (Some(("preflight", _)), Some(migration)) => {
+                let preflight = migration.preflight().await.unwrap().to_string();
+                say(&format!("preflight {}", preflight.replace('\n', "; ")));
             }
             (Some(("side", side)), Some(migration)) => {
                 let side = match side {

@@ -136,6 +136,12 @@ impl Process {
         answer["plan ".len()..].parse().unwrap()
     }
 
+    /// What it says about both ends.
+    pub(crate) async fn preflight(&mut self) -> String {
+        self.tell("preflight ?").await;
+        self.hears("preflight").await.1
+    }
+
     /// Waits until it is in a phase by itself.
     pub(crate) async fn reaches(&mut self, phase: Phase) {
         let there = async {

@@ -188,7 +188,7 @@ impl Sight {
             let was_there = life.ready + bounds.visible < *first && *first < end;
             if missed_from < missed_until || (at == 0 && was_there && *from < missed_until) {
                 let time = (missed_until - missed_from.min(missed_until)) / 1_000;
-                return Err(format!("missed for {time} ms"));
+                return Err(format!("missed for {time} ms until {missed_until}"));
             }
         }
         Ok(took)
