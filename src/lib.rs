@@ -118,6 +118,7 @@ pub use connect::{connect, connect_migration};
 
 mod memory;
 mod migration;
+mod traits;
 
 #[cfg(feature = "consul")]
 pub use tidings_consul as consul;

@@ -79,7 +79,9 @@ impl MigrationConfig {
     /// Starts what the phase needs.
     pub(crate) async fn start(self) -> Result<Migration> {
         let backend = |backend: Box<Backend>| {
+            let traits = backend.traits();
             tidings_migration::Backend::new(move || -> Starting { backend.clone().start_boxed() })
+                .with_traits(traits)
         };
         let builder = Migration::builder(backend(self.from), backend(self.to)).steady(self.steady);
         let builder = match self.course {

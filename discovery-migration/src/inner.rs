@@ -1,5 +1,7 @@
 //! What a migration's handle and its tasks share: the registrations and how they get to both sides.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use crate::offers::{Goal, Offer, Offers};
 use crate::sides::Handles;
 use crate::tasks::Tasks;
 use crate::topics::{Topic, Topics};
-use crate::{BACKEND, PARTICIPANTS, Phase, Plan, Side, Sides};
+use crate::{BACKEND, PARTICIPANTS, Phase, Plan, Side, Sides, Traits};
 
 #[derive(Debug)]
 pub(crate) struct Inner {
@@ -29,6 +31,18 @@ pub(crate) struct Inner {
     pub(crate) steady: Duration,
     /// One change of phase, or the end, at a time.
     pub(crate) steps: tokio::sync::Mutex<()>,
+    /// Somebody has set a phase.
+    pub(crate) led: AtomicBool,
+}
+
+/// Whether an own registration is on a side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Presence {
+    /// With its newest content.
+    There,
+    /// The side was told, and hasn't got it or its newest content yet.
+    UnderWay,
+    Absent,
 }
 
 impl Inner {
@@ -43,6 +57,7 @@ impl Inner {
             participant: InstanceKey::new(participants(), id),
             steady,
             steps: tokio::sync::Mutex::default(),
+            led: AtomicBool::default(),
         }
     }
 
@@ -186,22 +201,24 @@ impl Inner {
     }
 
     /// Own registrations, with their keys and whether each is on this side.
-    pub(crate) fn own(&self, side: Side) -> Vec<(InstanceKey, bool)> {
+    pub(crate) fn own(&self, side: Side) -> BTreeMap<InstanceKey, Presence> {
         let status = self.handles.get(side).map(|handle| handle.status());
         let offers = self.lock();
         let owned = offers
             .map
             .iter()
             .filter(|(_, offer)| offer.owned().is_some());
-        let is_there = |key: &InstanceKey| {
+        let presence = |key: &InstanceKey, offer: &Offer| {
+            let told = &offer.told[side.index()];
             let registration = status.as_ref().and_then(|status| status.registration(key));
-            registration.is_some_and(Registration::is_registered)
+            match registration {
+                Some(Registration::Registered) if told.has(offer.version) => Presence::There,
+                Some(_) if told.holds && told.error.is_none() => Presence::UnderWay,
+                _ => Presence::Absent,
+            }
         };
         owned
-            .map(|(key, offer)| {
-                let told = offer.told[side.index()].has(offer.version);
-                (key.clone(), told && is_there(key))
-            })
+            .map(|(key, offer)| (key.clone(), presence(key, offer)))
             .collect()
     }
 
@@ -392,6 +409,14 @@ impl Inner {
         } else {
             (plan.all, plan.sides())
         }
+    }
+
+    /// How a side is doing, also where it isn't in use.
+    pub(crate) async fn look_at(&self, side: Side) -> Result<(Status, Traits)> {
+        // A step may be about to start it.
+        let _one_at_a_time = self.steps.lock().await;
+        let looked = self.handles.look_at(side).await;
+        looked.map_err(|error| self.on_side(side, error).with_operation("preflight"))
     }
 
     /// An error of a side, which says which side it is of.

@@ -18,12 +18,14 @@
 
 pub mod bridge;
 mod coverage;
+mod gauges;
 mod inner;
 mod mark;
 mod merge;
 mod migration;
 mod offers;
 mod phase;
+mod preflight;
 mod sides;
 mod steps;
 mod tasks;
@@ -35,6 +37,7 @@ pub use coverage::{Coverage, Difference, LAG_MAX};
 pub use mark::MARK_KEY;
 pub use migration::{Builder, Migration};
 pub use phase::{Phase, Plan, Side, Sides};
+pub use preflight::{Comparison, Preflight, Traits};
 pub use sides::Backend;
 pub use steps::{Blocker, Gate, Participant, Report, StepError};
 

@@ -8,7 +8,10 @@
 //! * the floor as long as a side lists it, and then nothing.
 //!
 //! A side that can't be heard keeps what it listed. An instance leaves in its outage only where the
-//! other side, which is heard, has listed it and then stops to: its end came in the outage.
+//! other side, which is heard, has listed it and then stops to: its end came in the outage. A side
+//! that is heard again may still list it for a while: gossip has to catch up, and a server that was
+//! restarted gives every lease its whole time anew. So its word on what has left is *doubted* until
+//! the time is over in which it would have noticed a crash.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,6 +31,9 @@ pub(crate) const MEMORY: Duration = Duration::from_secs(60);
 /// and about to see it leave as well.
 pub(crate) const LATE: Duration = Duration::from_secs(5);
 
+/// How long a side is doubted after an outage, until it has said what its bounds are.
+const DOUBT_DEFAULT: Duration = LATE;
+
 /// The merged view of one selector.
 #[derive(Debug)]
 pub(crate) struct Merge {
@@ -43,6 +49,19 @@ struct Heard {
     view: View,
     /// Whether it has ever been live: before that, what it doesn't list is unknown.
     ever: bool,
+    /// Since when it has been live without a break.
+    live_since: Option<Instant>,
+    /// How long it is doubted after an outage.
+    doubt: Duration,
+}
+
+/// How much each side's word is worth at a moment.
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    /// The sides that are live.
+    live: Sides,
+    /// Those that have been for longer than they are doubted.
+    trusted: Sides,
 }
 
 /// What is known of one key.
@@ -78,22 +97,20 @@ struct Floor {
 
 impl Merge {
     pub(crate) fn new(selector: &Selector, plan: Plan) -> Self {
-        let unknown = || Heard {
-            view: View::unknown("nothing was heard from it yet"),
-            ever: false,
-        };
+        let unknown = "nothing was heard from it yet";
         Self {
             reads: reads(selector, &plan),
             plan,
-            sides: [unknown(), unknown()],
+            sides: [Heard::unknown(unknown), Heard::unknown(unknown)],
             keys: BTreeMap::new(),
         }
     }
 
     /// Takes in a side's newest view.
-    pub(crate) fn hear(&mut self, side: Side, view: &View) {
+    pub(crate) fn hear(&mut self, side: Side, view: &View, now: Instant) {
         let heard = &mut self.sides[side.index()];
         heard.ever |= view.is_live();
+        heard.live_since = heard.live_since.or(Some(now)).filter(|_| view.is_live());
         let last = std::mem::replace(&mut heard.view, view.clone());
         for gone in last.iter().filter(|gone| view.get(gone.key()).is_none()) {
             if let Some(entry) = self.keys.get_mut(gone.key()) {
@@ -112,13 +129,15 @@ impl Merge {
 
     /// Forgets a side, which isn't heard on purpose from now on.
     pub(crate) fn leave(&mut self, side: Side) {
-        self.sides[side.index()] = Heard {
-            view: View::unknown("it is not in use"),
-            ever: false,
-        };
+        self.sides[side.index()] = Heard::unknown("it is not in use");
         for entry in self.keys.values_mut() {
             entry.sides[side.index()] = Place::default();
         }
+    }
+
+    /// Doubts a side for so long after an outage: the bound within which it notices a crash.
+    pub(crate) fn doubt(&mut self, side: Side, doubt: Duration) {
+        self.sides[side.index()].doubt = doubt;
     }
 
     /// Reads according to another plan from now on.
@@ -129,19 +148,22 @@ impl Merge {
 
     /// The merged view.
     pub(crate) fn view(&mut self, now: Instant) -> (Vec<Arc<Instance>>, Freshness) {
-        let live = Side::BOTH
-            .into_iter()
-            .filter(|side| self.sides[side.index()].view.is_live())
-            .collect();
-        let ever = Side::BOTH
-            .into_iter()
-            .filter(|side| self.sides[side.index()].ever)
-            .collect();
+        let sides = |is_one: &dyn Fn(&Heard) -> bool| -> Sides {
+            let sides = Side::BOTH.into_iter();
+            sides
+                .filter(|side| is_one(&self.sides[side.index()]))
+                .collect()
+        };
+        let ever = sides(&|heard| heard.ever);
+        let standing = Standing {
+            live: sides(&|heard| heard.live_since.is_some()),
+            trusted: sides(&|heard| heard.trusted_from().is_some_and(|from| now >= from)),
+        };
         let mut shown = Vec::new();
         let (plan, mut forgotten) = (&self.plan, Vec::new());
         for (key, entry) in &mut self.keys {
             let reads = known(plan.phase(key.service()).reads(), ever);
-            shown.extend(entry.look(reads, live, now));
+            shown.extend(entry.look(reads, standing, now));
             if entry.is_forgotten(now) {
                 forgotten.push(key.clone());
             }
@@ -152,9 +174,14 @@ impl Merge {
         (shown, self.freshness())
     }
 
-    /// When the view may change without anything being heard.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.keys.values().filter_map(Entry::deadline).min()
+    /// When the view may change without anything being heard; after `now`.
+    pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
+        let trusted = self.sides.iter().filter_map(Heard::trusted_from);
+        let trusted = trusted.filter(|from| *from > now).min();
+        let entries = self.keys.values();
+        entries
+            .filter_map(|entry| entry.deadline(trusted, now))
+            .min()
     }
 
     /// The sides that list an instance under a key, whether they are read or not.
@@ -206,6 +233,22 @@ impl Merge {
     }
 }
 
+impl Heard {
+    fn unknown(why: &str) -> Self {
+        Self {
+            view: View::unknown(why),
+            ever: false,
+            live_since: None,
+            doubt: DOUBT_DEFAULT,
+        }
+    }
+
+    /// From when on its word on what has left is believed.
+    fn trusted_from(&self) -> Option<Instant> {
+        Some(self.live_since? + self.doubt)
+    }
+}
+
 impl Place {
     fn list(&mut self, listed: Option<Listed>) {
         let generation = |listed: &Option<Listed>| listed.as_ref().map(Listed::generation);
@@ -228,7 +271,12 @@ impl Place {
 
 impl Entry {
     /// Brings the floor up to what is listed, and says what is to be shown.
-    fn look(&mut self, reads: Sides, live: Sides, now: Instant) -> Option<Arc<Instance>> {
+    fn look(
+        &mut self,
+        reads: Sides,
+        Standing { live, trusted }: Standing,
+        now: Instant,
+    ) -> Option<Arc<Instance>> {
         if let Some(next) = self.next(reads, now) {
             self.adopt(&next);
         }
@@ -245,7 +293,9 @@ impl Entry {
                 place.dropped |= !live.has(side.other());
             }
         }
-        let is_alive = listed.iter().any(|side| live.has(side));
+        let is_alive = listed
+            .iter()
+            .any(|side| live.has(side) && trusted.has(side));
         let mut dropped = false;
         for place in &mut self.sides {
             place.is_news = false;
@@ -345,14 +395,19 @@ impl Entry {
         }
     }
 
-    fn deadline(&self) -> Option<Instant> {
+    /// When it may change by itself. `trusted` is when the next side is believed again.
+    fn deadline(&self, trusted: Option<Instant>, now: Instant) -> Option<Instant> {
         let floor = self.floor.as_ref()?;
+        let left = floor.left?;
         let waits = |place: &Place| place.lists(floor) && !place.vouched;
-        let pause = match self.sides.iter().any(waits) {
-            true => LATE,
-            false => MEMORY,
-        };
-        Some(floor.left? + pause)
+        let waits = self.sides.iter().any(waits);
+        let doubted = self.sides.iter().any(|place| place.dropped);
+        let due = [
+            Some(left + LATE).filter(|_| waits),
+            trusted.filter(|_| doubted),
+            Some(left + MEMORY),
+        ];
+        due.into_iter().flatten().filter(|due| *due > now).min()
     }
 
     fn is_forgotten(&self, now: Instant) -> bool {

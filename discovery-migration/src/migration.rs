@@ -12,7 +12,7 @@ use tidings_api::{
 use crate::inner::Inner;
 use crate::sides::{Backend, Handles};
 use crate::walk::{Course, walk};
-use crate::{Phase, Plan, Side, Sides};
+use crate::{Phase, Plan, Side, Sides, gauges};
 
 /// How long a full match has to last before reads are switched: [`Builder::steady`].
 const STEADY_DEFAULT: Duration = Duration::from_secs(60);
@@ -101,11 +101,14 @@ impl Builder {
         self
     }
 
-    /// Goes to [`Phase::New`] by itself, as the gates open, beginning with [`Phase::BothReadOld`];
-    /// and back to reading both while the new side is silent.
+    /// Goes to [`Phase::New`] by itself, as the gates open, beginning with
+    /// [`Phase::BothReadMerged`]; and back to that while the new side is silent.
+    ///
+    /// It begins there because a process that is restarted can't know how far the others are: it
+    /// would miss those that have left the old side already if it read that alone.
     #[must_use]
     pub fn automatic(mut self) -> Self {
-        self.plan.all = Phase::BothReadOld;
+        self.plan.all = Phase::BothReadMerged;
         self.course = Some(Course::Automatic);
         self
     }
@@ -149,6 +152,8 @@ impl Builder {
                 .map_err(|error| migration.inner.on_side(side, error).with_operation("start"))?;
         }
         migration.inner.participate()?;
+        let inner = Arc::downgrade(&migration.inner);
+        migration.inner.tasks.spawn(gauges::tell(inner));
         if let Some(course) = self.course {
             let inner = Arc::downgrade(&migration.inner);
             migration.inner.tasks.spawn(walk(inner, course));

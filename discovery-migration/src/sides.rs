@@ -4,13 +4,16 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
-use tidings_api::{Discovery, Result};
+use tidings_api::{Discovery, Error, ErrorKind, Result, Status};
 
-use crate::Side;
+use crate::{Side, Traits};
 
 /// How a backend is started; again, where a move goes back.
 pub struct Backend {
     start: Box<dyn Fn() -> Starting + Send + Sync>,
+    /// Whether it can be started more than once.
+    repeats: bool,
+    traits: Traits,
 }
 
 type Starting = BoxFuture<'static, Result<Arc<dyn Discovery>>>;
@@ -31,7 +34,16 @@ impl Backend {
     {
         Self {
             start: Box::new(move || Box::pin(start())),
+            repeats: true,
+            traits: Traits::new(),
         }
+    }
+
+    /// The same with what it says of itself, for [`Migration::preflight`](crate::Migration::preflight).
+    #[must_use]
+    pub fn with_traits(mut self, traits: Traits) -> Self {
+        self.traits = traits;
+        self
     }
 }
 
@@ -40,10 +52,14 @@ impl Backend {
 impl From<Arc<dyn Discovery>> for Backend {
     fn from(handle: Arc<dyn Discovery>) -> Self {
         let handle = Mutex::new(Some(handle));
-        Self::new(move || {
+        let backend = Self::new(move || {
             let handle = handle.lock().unwrap_or_else(PoisonError::into_inner).take();
-            async move { handle.ok_or_else(tidings_api::Error::closed) }
-        })
+            async move { handle.ok_or_else(Error::closed) }
+        });
+        Self {
+            repeats: false,
+            ..backend
+        }
     }
 }
 
@@ -74,6 +90,25 @@ impl Handles {
         let handle = (self.backends[side.index()].start)().await?;
         self.lock()[side.index()] = Some(handle);
         Ok(())
+    }
+
+    /// How a side is doing and what it says of itself; it is started for that and closed again
+    /// where it isn't in use.
+    pub(crate) async fn look_at(&self, side: Side) -> Result<(Status, Traits)> {
+        let backend = &self.backends[side.index()];
+        let traits = backend.traits.clone();
+        if let Some(handle) = self.get(side) {
+            return Ok((handle.status(), traits));
+        }
+        if !backend.repeats {
+            let message = "it is not in use, and was given as a handle, which is started only once";
+            return Err(Error::new(ErrorKind::Unavailable, message));
+        }
+        let handle = (backend.start)().await?;
+        let status = handle.status();
+        // It has registered nothing: nobody misses a goodbye.
+        let _ = handle.close().await;
+        Ok((status, traits))
     }
 
     /// Takes a side out of use; whoever takes it closes it.

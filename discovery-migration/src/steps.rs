@@ -3,17 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tidings_api::{Bounds, Connection, Error, InstanceKey, Selector, ServiceName, Status};
 
 use crate::coverage::{Coverage, LAG_MAX};
-use crate::inner::{Inner, participants};
+use crate::inner::{Inner, Presence, participants};
 use crate::mark::Listed;
 use crate::{Difference, Migration, PARTICIPANTS, Phase, Plan, Side, Sides, is_own_service};
 
 /// How long a side has to show all it lists, when somebody asks.
 const LOOK_TIME: Duration = Duration::from_secs(5);
+/// How often it is looked in that time.
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
 /// How long a step waits at most for both sides to have been told.
 const SETTLE_TIME: Duration = Duration::from_secs(30);
 
@@ -88,6 +91,15 @@ pub enum Gate {
     Override,
 }
 
+/// Who makes a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Driver {
+    /// Whoever uses the handle: from then on it doesn't go by itself any more.
+    Caller,
+    /// The handle itself.
+    Course,
+}
+
 /// A process of the migration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -117,7 +129,9 @@ pub struct Report {
 
 impl Migration {
     /// Changes the phase of all services that have none of their own. Returns when both sides have
-    /// been told; a step over several phases is made in one, if all of its gates are open.
+    /// been told; a step over several phases is made in one, if all of its gates are open. A handle
+    /// that went by itself, [automatically](crate::Builder::automatic) or
+    /// [toward](crate::Builder::toward) a phase, stays where it was set from then on.
     ///
     /// # Errors
     /// [`StepError::Refused`] with everything that stands in the way; nothing has changed then.
@@ -146,7 +160,7 @@ impl Migration {
     /// As [`set_phase`](Self::set_phase); with [`Gate::Override`] only where a backend can't be
     /// started.
     pub async fn set_plan(&self, plan: Plan, gate: Gate) -> Result<(), StepError> {
-        self.inner.step(plan, gate).await
+        self.inner.step(plan, gate, Driver::Caller).await
     }
 
     /// What stands in the way of a phase for all services; nothing where it could be set.
@@ -176,8 +190,16 @@ impl Migration {
 }
 
 impl Inner {
-    pub(crate) async fn step(self: &Arc<Self>, to: Plan, gate: Gate) -> Result<(), StepError> {
+    pub(crate) async fn step(
+        self: &Arc<Self>,
+        to: Plan,
+        gate: Gate,
+        driver: Driver,
+    ) -> Result<(), StepError> {
         let _one_at_a_time = self.steps.lock().await;
+        if driver == Driver::Course && self.is_led() {
+            return Ok(());
+        }
         if self.is_closed() {
             return Err(StepError::Failed(
                 Error::closed().with_backend(crate::BACKEND),
@@ -185,6 +207,7 @@ impl Inner {
         }
         let from = self.plan();
         if from == to {
+            self.lead(driver);
             return Ok(());
         }
         let blockers = self.blockers(&from, &to).await;
@@ -202,6 +225,7 @@ impl Inner {
             let started = self.handles.start(side).await;
             started.map_err(|error| StepError::Failed(self.on_side(side, error)))?;
         }
+        self.lead(driver);
         tracing::info!(from = %from.all, to = %to.all, "phase changes");
         self.plan.send_replace(to.clone());
         self.again();
@@ -217,6 +241,17 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Whether somebody has set a phase, so that the handle doesn't go by itself any more.
+    pub(crate) fn is_led(&self) -> bool {
+        self.led.load(Ordering::Relaxed)
+    }
+
+    fn lead(&self, driver: Driver) {
+        if driver == Driver::Caller {
+            self.led.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Everything that stands in the way of a change of plan.
@@ -250,11 +285,13 @@ impl Inner {
         if before == after {
             return;
         }
-        // Also the one that is left: who is on it has to be known.
-        for side in before.union(after).iter() {
-            self.hear(side, blockers);
+        let left = before.iter().find(|side| !after.has(*side));
+        if left.is_some_and(|left| self.is_deserted(left)) {
+            return self.hear_all(after, blockers);
         }
-        if before.iter().all(|side| after.has(side)) {
+        // Also the one that is left: who is on it has to be known.
+        self.hear_all(before.union(after), blockers);
+        if left.is_none() {
             return;
         }
         for (service, coverage) in services {
@@ -274,17 +311,23 @@ impl Inner {
         let (before, after) = (from.writes(), to.writes());
         for left in before.iter().filter(|side| !after.has(*side)) {
             let kept = left.other();
-            self.hear(left, blockers);
+            let is_deserted = self.is_deserted(left);
             self.hear(kept, blockers);
+            if !is_deserted {
+                self.hear(left, blockers);
+            }
             for participant in self.participants() {
                 let is_self = participant.name == self.participant.id().as_str();
                 blockers.behind(&participant, service, left, is_self);
             }
-            for (key, is_there) in self.own(kept) {
+            for key in self.unregistered(kept).await {
                 let is_meant = service.is_none_or(|service| service == key.service());
-                if !is_there && is_meant && key.service().as_str() != PARTICIPANTS {
+                if is_meant && key.service().as_str() != PARTICIPANTS {
                     blockers.add(Blocker::Unregistered { key, side: kept });
                 }
+            }
+            if is_deserted {
+                continue;
             }
             match self.unmarked(left).await {
                 Some(unmarked) => unmarked
@@ -298,16 +341,60 @@ impl Inner {
         }
     }
 
+    /// Whether a side can't be heard, and every other process of the migration has left it for good.
+    /// It may have been switched off, and a cluster without a server goes with its last member. Those
+    /// who left have asked who would miss them; who comes later has nobody to ask.
+    fn is_deserted(&self, side: Side) -> bool {
+        if self.silence(side).is_none() {
+            return false;
+        }
+        let kept = Sides::from(side.other());
+        let participants = self.participants();
+        let mut others = participants
+            .iter()
+            .filter(|who| who.name != self.participant.id().as_str())
+            .peekable();
+        others.peek().is_some() && others.all(|who| who.plan.sides() == kept)
+    }
+
+    /// Own registrations that aren't on a side. Under steady changes there is always one under way,
+    /// so it is looked more than once.
+    async fn unregistered(&self, side: Side) -> BTreeSet<InstanceKey> {
+        let end = Instant::now() + LOOK_TIME;
+        let mut missing: BTreeSet<_> = self.own(side).into_keys().collect();
+        loop {
+            let own = self.own(side);
+            missing.retain(|key| own.get(key).is_some_and(|on| *on != Presence::There));
+            let is_under_way = |key| own.get(key) == Some(&Presence::UnderWay);
+            if !missing.iter().any(is_under_way) || Instant::now() >= end {
+                return missing;
+            }
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
+    }
+
+    fn hear_all(&self, sides: Sides, blockers: &mut Blockers) {
+        for side in sides.iter() {
+            self.hear(side, blockers);
+        }
+    }
+
     /// Whether a side can be heard.
     fn hear(&self, side: Side, blockers: &mut Blockers) {
+        if let Some(reason) = self.silence(side) {
+            blockers.add(Blocker::Unheard { side, reason });
+        }
+    }
+
+    /// Why a side can't be heard, where it can't.
+    fn silence(&self, side: Side) -> Option<String> {
         let status = self.handles.get(side).map(|handle| handle.status());
-        let reason = match status.as_ref().map(Status::connection) {
-            Some(Connection::Connected) => return,
-            Some(Connection::Disconnected { reason, .. }) => reason.to_string(),
-            Some(_) => "its handle is closed".to_owned(),
-            None => "it is not in use yet".to_owned(),
-        };
-        blockers.add(Blocker::Unheard { side, reason });
+        match status.as_ref().map(Status::connection) {
+            Some(Connection::Connected) => None,
+            Some(Connection::Disconnected { reason, .. }) => Some(reason.to_string()),
+            Some(_) => Some("its handle is closed".to_owned()),
+            None => Some("it is not in use yet".to_owned()),
+        }
     }
 
     /// Instances of any service on a side whose owners don't migrate; `None` where it isn't heard.

@@ -70,7 +70,7 @@ impl Topic {
         let state = &mut *self.lock();
         for side in Side::BOTH {
             if let Some(watch) = &state.watches[side.index()] {
-                state.merge.hear(side, &watch.view());
+                state.merge.hear(side, &watch.view(), now);
             }
         }
         let (mut instances, freshness) = state.merge.view(now);
@@ -126,19 +126,19 @@ impl Topic {
         let state = &mut *self.lock();
         let ended = Freshness::stale("its handle was closed");
         let view = state.merge.heard(side).with_freshness(ended);
-        state.merge.hear(side, &view);
+        state.merge.hear(side, &view, Instant::now());
         state.watches[side.index()] = None;
         state.refused[side.index()] = Some(Error::closed());
         false
     }
 
     fn deadline(&self, rivals: bool) -> Option<Instant> {
-        let state = self.lock();
+        let (state, now) = (self.lock(), Instant::now());
         let refused = state.refused.iter().any(Option::is_some);
         let pauses = [(refused, REFUSED_PAUSE), (rivals, RIVAL_PAUSE)];
         let pauses = pauses.into_iter().filter(|(is_due, _)| *is_due);
-        let pause = pauses.map(|(_, pause)| Instant::now() + pause).min();
-        pause.into_iter().chain(state.merge.deadline()).min()
+        let pause = pauses.map(|(_, pause)| now + pause).min();
+        pause.into_iter().chain(state.merge.deadline(now)).min()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -262,6 +262,9 @@ impl Inner {
             .follow(&topic.selector, plan_for(&topic.selector, &plan));
         for (side, answer) in Side::BOTH.into_iter().zip([answers.0, answers.1]) {
             let at = side.index();
+            if let Some(handle) = self.handles.get(side) {
+                state.merge.doubt(side, handle.status().bounds().crashed);
+            }
             match answer {
                 Some(Ok(watch)) => {
                     state.watches[at] = Some(watch);

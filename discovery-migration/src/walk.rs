@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::inner::Inner;
-use crate::steps::{Gate, StepError};
+use crate::steps::{Driver, Gate, StepError};
 use crate::{Phase, Plan, Side};
 
 /// How often the gates are looked at, on average: processes that started together don't step
@@ -22,7 +22,7 @@ pub(crate) enum Course {
     Automatic,
 }
 
-/// Follows a course until it ends, or the handle does.
+/// Follows a course until it ends, or the handle does, or somebody sets a phase.
 pub(crate) async fn walk(inner: Weak<Inner>, course: Course) {
     let target = match course {
         Course::To(phase) => phase,
@@ -35,6 +35,9 @@ pub(crate) async fn walk(inner: Weak<Inner>, course: Course) {
         let Some(inner) = inner.upgrade() else {
             return;
         };
+        if inner.is_led() {
+            return;
+        }
         let here = inner.plan().all;
         if course == Course::Automatic && here.reads() == Side::New.into() {
             let silent = is_silent(&inner).then(Instant::now);
@@ -64,7 +67,7 @@ async fn step(inner: &Arc<Inner>, phase: Phase, gate: Gate, told: &mut String) {
         all: phase,
         ..inner.plan()
     };
-    match inner.step(plan, gate).await {
+    match inner.step(plan, gate, Driver::Course).await {
         Ok(()) => told.clear(),
         Err(error) => {
             let text = match &error {

@@ -547,6 +547,125 @@ async fn a_fleet_walks_by_itself_and_waits_for_those_who_do_not() {
     }
 }
 
+#[tokio::test]
+async fn who_starts_after_all_others_have_moved_sees_them() {
+    let world = World::default();
+    let moved = world.process(Phase::New).await;
+    moved.register(web("moved")).await.unwrap();
+    let late = world.builder().automatic().start().await.unwrap();
+    assert_eq!(ids(&late).await, ["moved"]);
+    until("it has moved", async || late.plan().all == Phase::New).await;
+    assert_eq!(ids(&late).await, ["moved"]);
+}
+
+#[tokio::test]
+async fn who_starts_after_the_old_side_was_switched_off_gets_there_too() {
+    let world = World::default();
+    let moved = world.process(Phase::New).await;
+    moved.register(web("moved")).await.unwrap();
+    world.old.stop();
+    let late = world.builder().automatic().start().await.unwrap();
+    late.register(web("late")).await.unwrap();
+    let watch = late.watch_service("web").await.unwrap();
+    assert_eq!(watch.view().len(), 2);
+    until("it has moved", async || late.plan().all == Phase::New).await;
+    until("its view is live", async || watch.view().is_live()).await;
+    assert_eq!(watch.view().len(), 2);
+
+    // Where one of the others may still be on the old side, nobody leaves it unseen.
+    let laggard = world.process(Phase::BothReadMerged).await;
+    let later = world.builder().automatic().start().await.unwrap();
+    later.watch_service("web").await.unwrap();
+    until("both are known", async || {
+        moved.report().participants.len() == 4
+    })
+    .await;
+    for phase in [Phase::BothReadNew, Phase::New] {
+        let reasons = refused(&later, phase).await;
+        assert!(
+            reasons.iter().any(|b| matches!(
+                b,
+                Blocker::Unheard {
+                    side: Side::Old,
+                    ..
+                }
+            )),
+            "{phase}: {reasons:?}"
+        );
+    }
+    drop(laggard);
+}
+
+#[tokio::test]
+async fn steady_changes_hold_no_gate() {
+    let world = World::default();
+    let process = Arc::new(world.process(Phase::BothReadNew).await);
+    process.register(web("a")).await.unwrap();
+    let changing = process.clone();
+    let changes = tokio::spawn(async move {
+        for number in 0_u64.. {
+            let changed = web("a").with_metadata("n", number.to_string()).unwrap();
+            changing.register(changed).await.unwrap();
+        }
+    });
+    until("the gate is open", async || {
+        process.set_phase(Phase::New).await.is_ok()
+    })
+    .await;
+    changes.abort();
+}
+
+#[tokio::test]
+async fn a_phase_that_is_set_ends_the_walk() {
+    let world = World::default();
+    for builder in [
+        world.builder().automatic(),
+        world.builder().toward(Phase::New),
+    ] {
+        let process = builder.start().await.unwrap();
+        until("it walks", async || process.plan().all == Phase::New).await;
+        process.set_phase(Phase::BothReadNew).await.unwrap();
+        // Longer than it takes a walk to go on.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(process.plan().all, Phase::BothReadNew);
+        process.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn both_ends_are_compared_before_anybody_moves() {
+    let world = World::default();
+    let traits = |health: &str| [("health for others", health.to_owned())].into();
+    let backend = |registry: &MemoryRegistry, health: &str| {
+        let registry = registry.clone();
+        let backend = Backend::new(move || {
+            let handle: Arc<dyn Discovery> = Arc::new(registry.connect());
+            async move { Ok(handle) }
+        });
+        backend.with_traits(traits(health))
+    };
+    let builder = Migration::builder(backend(&world.old, "as it is"), backend(&world.new, "none"));
+    let process = builder.start().await.unwrap();
+    let preflight = process.preflight().await.unwrap();
+    let differing: Vec<_> = preflight.differences().map(|topic| topic.name).collect();
+    assert_eq!(differing, ["health for others"], "{preflight}");
+    assert_eq!(preflight.ends[&Side::New].0, "memory");
+    assert!(
+        process.side(Side::New).is_none(),
+        "it is not in use by that"
+    );
+    process.set_phase(Phase::BothReadOld).await.unwrap();
+    assert_eq!(process.preflight().await.unwrap(), preflight);
+
+    let handle: Arc<dyn Discovery> = Arc::new(world.new.connect());
+    let builder = Migration::builder(backend(&world.old, ""), handle);
+    let process = builder.start().await.unwrap();
+    let error = process.preflight().await.unwrap_err();
+    assert!(error.to_string().contains("given as a handle"), "{error}");
+    process.set_phase(Phase::BothReadOld).await.unwrap();
+    process.preflight().await.unwrap();
+}
+
 async fn pair(old: &Arc<MemoryDiscovery>, new: &Arc<MemoryDiscovery>) -> Migration {
     let [old, new]: [Arc<dyn Discovery>; 2] = [old.clone(), new.clone()];
     let builder = Migration::builder(old, new).phase(Phase::BothReadMerged);

@@ -15,6 +15,9 @@ macro_rules! server_tests {
     (etcd_3_5: $($tests:tt)*) => { $crate::__with_etcd_3_5! { $($tests)* } };
     (go_naming: $($tests:tt)*) => { $crate::__with_go_naming! { $($tests)* } };
     (zookeeper_3_8: $($tests:tt)*) => { $crate::__with_zookeeper_3_8! { $($tests)* } };
+    (zookeeper_3_8_and_etcd_3_4: $($tests:tt)*) => {
+        $crate::__with_zookeeper_3_8_and_etcd_3_4! { $($tests)* }
+    };
     (curator: $($tests:tt)*) => { $crate::__with_curator! { $($tests)* } };
 }
 
@@ -114,6 +117,11 @@ define!(
 define!(
     $ have_zookeeper_3_8, __with_zookeeper_3_8, __suite_zookeeper_3_8, __ignored_zookeeper_3_8,
     "ZooKeeper 3.8 is not installed"
+);
+define!(
+    $ all(have_zookeeper_3_8, have_etcd_3_4), __with_zookeeper_3_8_and_etcd_3_4,
+    __suite_zookeeper_3_8_and_etcd_3_4, __ignored_zookeeper_3_8_and_etcd_3_4,
+    "ZooKeeper 3.8 or etcd 3.4 is not installed"
 );
 define!(
     $ have_curator, __with_curator, __suite_curator, __ignored_curator,

@@ -1,251 +1,314 @@
-//! The processes of a fleet, and what they say.
+//! A fleet of processes, and what is done to it.
 
 use std::collections::BTreeMap;
-use std::process::Stdio;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tidings::Phase;
-use tidings_testkit::etcd::Cluster;
-use tidings_testkit::ports;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{Child, ChildStdin, Command};
-use tokio::sync::mpsc;
+use tidings::moving::Side;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
+use crate::ends::{Course, Ends, Move};
 use crate::member::now;
-use crate::record::{Life, Record, Sight};
+use crate::process::{PATIENCE, Process};
+use crate::record::{Ending, Life, Record};
 
-/// How long anything is waited for.
-const PATIENCE: Duration = Duration::from_secs(90);
-/// Members that others join through, at ports that stay the same.
-const SEEDS: usize = 3;
-
-/// The two ends, as URLs; `{self}` is the process's own gossip address.
-pub(crate) struct Ends {
-    from: String,
-    to: String,
-    seeds: Vec<String>,
-}
-
-impl Ends {
-    pub(crate) fn gossip_to_etcd(etcd: &Cluster) -> Self {
-        let seeds: Vec<_> = (0..SEEDS).map(|_| ports::free().to_string()).collect();
-        Self {
-            from: gossip(&seeds),
-            to: format!("etcd://{}/prod?ttl=5s", etcd.addresses()[0]),
-            seeds,
-        }
-    }
-
-    fn config(&self, phase: Phase, name: &str, address: &str) -> String {
-        let url = |url: &str| url.replace("{self}", address);
-        format!(
-            "[discovery.migration]\nfrom = \"{}\"\nto = \"{}\"\nphase = \"{phase}\"\n\
-             name = \"{name}\"\nsteady = \"2s\"\n",
-            url(&self.from),
-            url(&self.to)
-        )
-    }
-}
-
-fn gossip(seeds: &[String]) -> String {
-    let seeds = seeds.join(",");
-    format!("gossip://{{self}}?join={seeds}&probe_interval=500ms&probe_timeout=250ms&join_wait=5s")
-}
+/// Fleets that run at the same time: more, and the processor is what is tested.
+const FLEETS_MAX: usize = 8;
+static FLEETS: Semaphore = Semaphore::const_new(FLEETS_MAX);
 
 pub(crate) struct Fleet {
-    ends: Ends,
+    pub(crate) ends: Ends,
     record: Record,
     services: BTreeMap<String, Process>,
     clients: Vec<Process>,
-    plain: Vec<Process>,
+    /// Processes that don't move with the others.
+    others: Vec<Process>,
     next_port: u16,
     next_turn: usize,
     /// How often each service changes its content, where it does.
     pub(crate) changes: Option<Duration>,
-}
-
-struct Process {
-    name: String,
-    /// The instance it offers, with its port.
-    instance: Option<String>,
-    child: Child,
-    stdin: ChildStdin,
-    said: mpsc::UnboundedReceiver<(u64, String)>,
-    sight: Arc<Mutex<Sight>>,
+    changes_made: u64,
+    _permit: SemaphorePermit<'static>,
 }
 
 impl Fleet {
-    pub(crate) fn new(ends: Ends) -> Self {
+    /// Starts both ends, and no process yet.
+    pub(crate) async fn new(on: Move) -> Self {
+        let permit = FLEETS.acquire().await.unwrap();
         Self {
-            ends,
+            ends: Ends::start(on).await,
             record: Record::default(),
             services: BTreeMap::new(),
             clients: Vec::new(),
-            plain: Vec::new(),
+            others: Vec::new(),
             next_port: 1_000,
             next_turn: 0,
             changes: None,
+            changes_made: 0,
+            _permit: permit,
         }
     }
 
-    pub(crate) async fn start(&mut self, services: usize, clients: usize, phase: Phase) {
-        for number in 0..services {
-            self.start_service(&format!("s{number}"), phase).await;
+    pub(crate) async fn start(
+        &mut self,
+        services: usize,
+        clients: usize,
+        course: impl Into<Course>,
+    ) {
+        let course = course.into();
+        self.start_service("s0", course).await;
+        let others: Vec<_> = (1..services)
+            .map(|number| self.launch(&format!("s{number}"), course))
+            .collect();
+        for process in join_all(others.into_iter().map(ready)).await {
+            self.add(process);
         }
-        for number in 0..clients {
-            let client = self.client(&format!("c{number}"), phase).await;
-            self.clients.push(client);
+        let clients: Vec<_> = (0..clients)
+            .map(|number| self.launch_client(&format!("c{number}"), course))
+            .collect();
+        let clients = join_all(clients.into_iter().map(ready)).await;
+        self.clients = clients.into_iter().map(|(process, _)| process).collect();
+    }
+
+    /// A process with an instance that knows the old backend alone.
+    pub(crate) async fn start_plain(&mut self, name: &str) {
+        let instance = format!("{name}:{}", self.port());
+        let more = [("MEMBER_PLAIN", "1".to_owned())];
+        let process = Process::start(name, &self.ends.plain(), Some(&instance), &more);
+        let (process, at) = ready(process).await;
+        self.live(&process, at);
+        self.others.push(process);
+    }
+
+    /// A client that stays where it is.
+    pub(crate) async fn start_laggard(&mut self, name: &str, phase: Phase) {
+        let process = self.launch_client(name, phase.into());
+        self.others.push(ready(process).await.0);
+    }
+
+    /// Ends those that don't move with the others.
+    pub(crate) async fn end_others(&mut self) {
+        for process in std::mem::take(&mut self.others) {
+            self.finish(process).await;
         }
     }
 
-    /// A process that knows the old backend alone.
-    pub(crate) async fn start_plain(&mut self) -> String {
-        let url = self.ends.from.replace("{self}", "127.0.0.1:0");
-        let instance = format!("plain:{}", self.port());
-        let config = format!("[discovery]\nurl = \"{url}\"\n");
-        let mut process = Process::start(
-            "plain",
-            &config,
-            Some(&instance),
-            &[("MEMBER_PLAIN", "1".into())],
-        );
-        let ready = process.hears("ready").await.0;
-        self.record
-            .lives
-            .insert(instance, Life { ready, end: None });
-        self.plain.push(process);
-        "plain".to_owned()
+    pub(crate) async fn start_service(&mut self, name: &str, course: impl Into<Course>) {
+        let process = self.launch(name, course.into());
+        let process = ready(process).await;
+        self.add(process);
     }
 
     /// Everybody goes to a phase, one after the other, as soon as the gate is open.
     pub(crate) async fn set_phase(&mut self, phase: Phase) {
-        let everybody = self.services.values_mut().chain(&mut self.clients);
-        for process in everybody {
+        for process in self.everybody() {
             process.set_phase(phase).await;
         }
-        println!("{phase}: everybody is there");
     }
 
     /// What the first service says to a phase that it doesn't go to.
     pub(crate) async fn refused(&mut self, phase: Phase) -> String {
-        let process = self.services.values_mut().next().unwrap();
-        process.tell(&format!("phase {phase}")).await;
-        let (_, answer) = process.hears_any(&["phase", "refused"]).await;
-        assert!(
-            answer.starts_with("refused"),
-            "{phase} was not refused: {answer}"
+        let process = self.first();
+        let before = process.phase().await;
+        let answer = process.try_phase(phase).await;
+        assert_eq!(
+            process.phase().await,
+            before,
+            "refused, and nothing has changed"
         );
-        answer
+        answer.expect_err("somebody isn't ready")
     }
 
-    /// Kills a service, another one each time.
-    pub(crate) async fn crash_one(&mut self) {
-        let name = self.turn();
-        let mut process = self.services.remove(&name).unwrap();
-        let at = now();
-        process.child.start_kill().unwrap();
-        process.child.wait().await.unwrap();
-        self.ended(&process, at, true);
+    /// One service, the same each time.
+    pub(crate) fn first(&mut self) -> &mut Process {
+        self.services.values_mut().next().unwrap()
     }
 
-    /// Starts those again that were killed.
-    pub(crate) async fn restart_one(&mut self, phase: Phase) {
-        for number in 0.. {
-            let name = format!("s{number}");
+    /// Kills a service, another one each time; it is missing afterwards.
+    pub(crate) async fn crash_one(&mut self) -> String {
+        self.next_turn += 5;
+        let names: Vec<_> = self.services.keys().cloned().collect();
+        let name = &names[self.next_turn % names.len()];
+        let process = self.services.remove(name).unwrap();
+        self.crash(process).await
+    }
+
+    /// Starts those again that are missing.
+    pub(crate) async fn restart_missing(&mut self, services: usize, course: impl Into<Course>) {
+        let course = course.into();
+        for name in (0..services).map(|number| format!("s{number}")) {
             if !self.services.contains_key(&name) {
-                return self.start_service(&name, phase).await;
+                self.start_service(&name, course).await;
             }
         }
     }
 
-    /// Ends each process and starts it in a phase, one after the other; then waits until all are.
-    pub(crate) async fn roll(&mut self, phase: Phase) {
+    /// Waits until all clients see an instance, or none does.
+    pub(crate) async fn is_seen(&self, instance: &str, seen: bool) {
+        let all = async {
+            while self.clients.iter().any(|c| c.sees(instance) != seen) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let all = timeout(PATIENCE, all).await;
+        assert!(all.is_ok(), "{instance} is not seen: {}", !seen);
+    }
+
+    /// The instance of a service.
+    pub(crate) fn instance(&self, name: &str) -> String {
+        self.services[name].instance.clone().unwrap()
+    }
+
+    /// Ends each process and starts it in a phase, one after the other; those with these numbers
+    /// are killed instead. Then waits until all are there.
+    pub(crate) async fn roll(&mut self, phase: Phase, killed: &[usize]) {
         let names: Vec<_> = self.services.keys().cloned().collect();
-        for name in names {
-            let process = self.services.remove(&name).unwrap();
-            self.finish(process).await;
-            self.start_service(&name, phase).await;
+        for (number, name) in names.iter().enumerate() {
+            let process = self.services.remove(name).unwrap();
+            if killed.contains(&number) {
+                self.crash(process).await;
+            } else {
+                self.finish(process).await;
+            }
+            self.start_service(name, phase).await;
         }
+        self.roll_clients(phase).await;
+        self.all_reach(phase).await;
+    }
+
+    /// Starts each client anew, and ends the former one when the new one is there.
+    pub(crate) async fn roll_clients(&mut self, course: impl Into<Course>) {
+        let course = course.into();
         for number in 0..self.clients.len() {
-            let name = format!("c{number}");
-            let new = self.client(&name, phase).await;
+            let new = self.launch_client(&format!("c{number}"), course);
+            let (new, _) = ready(new).await;
             let old = std::mem::replace(&mut self.clients[number], new);
             self.finish(old).await;
         }
-        let everybody = self.services.values_mut().chain(&mut self.clients);
-        for process in everybody {
+    }
+
+    /// Waits until everybody is in a phase by itself.
+    pub(crate) async fn all_reach(&mut self, phase: Phase) {
+        for process in self.everybody() {
             process.reaches(phase).await;
         }
-        println!("{phase}: everybody was restarted and is there");
+    }
+
+    /// Waits until everybody hears a side, or doesn't.
+    pub(crate) async fn all_find(&mut self, side: Side, connected: bool) {
+        for process in self.everybody() {
+            process.finds(side, connected).await;
+        }
+    }
+
+    /// Says that what ends from then on, and until this long from now, may be held by views.
+    pub(crate) fn holds(&mut self, since: u64, more: Duration) {
+        let more = u64::try_from(more.as_micros()).unwrap();
+        self.record.holds.push((since, now() + more));
+    }
+
+    /// How often each client has been told that a side is lost.
+    pub(crate) fn stale_views(&self, side: Side) -> Vec<usize> {
+        let of_side = format!("{side} side");
+        let clients = self.clients.iter().map(Process::heard);
+        clients
+            .map(|heard| {
+                heard
+                    .stale
+                    .iter()
+                    .filter(|why| why.contains(&of_side))
+                    .count()
+            })
+            .collect()
+    }
+
+    /// The phases that each process has been in.
+    pub(crate) fn walks(&self) -> BTreeMap<String, Vec<Phase>> {
+        let everybody = self.services.values().chain(&self.clients);
+        everybody
+            .map(|process| (process.name.clone(), process.heard().walked))
+            .collect()
+    }
+
+    /// How often services have changed their contents so far.
+    pub(crate) fn changes_made(&self) -> u64 {
+        let changes = self
+            .services
+            .values()
+            .map(|process| process.heard().changes);
+        self.changes_made + changes.sum::<u64>()
     }
 
     pub(crate) async fn end(mut self) -> Record {
         // What is wrong now has time to be seen.
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
         for client in std::mem::take(&mut self.clients) {
             self.finish(client).await;
         }
         for process in std::mem::take(&mut self.services).into_values() {
             self.finish(process).await;
         }
+        self.end_others().await;
         self.record
     }
 
-    async fn start_service(&mut self, name: &str, phase: Phase) {
+    fn everybody(&mut self) -> impl Iterator<Item = &mut Process> {
+        self.services.values_mut().chain(&mut self.clients)
+    }
+
+    fn launch(&mut self, name: &str, course: Course) -> Process {
         let number: usize = name[1..].parse().unwrap();
-        let seed = self.ends.seeds.get(number).cloned();
-        let address = seed.unwrap_or_else(|| "127.0.0.1:0".to_owned());
         let instance = format!("{name}:{}", self.port());
-        let config = self.ends.config(phase, name, &address);
+        let config = self.ends.config(course, name, Some(number));
         let changes = self
             .changes
             .map(|pause| ("MEMBER_CHANGES", pause.as_millis().to_string()));
         let changes: Vec<_> = changes.into_iter().collect();
-        let mut process = Process::start(name, &config, Some(&instance), &changes);
-        let ready = process.hears("ready").await.0;
+        Process::start(name, &config, Some(&instance), &changes)
+    }
+
+    fn launch_client(&self, name: &str, course: Course) -> Process {
+        Process::start(name, &self.ends.config(course, name, None), None, &[])
+    }
+
+    fn add(&mut self, (process, at): (Process, u64)) {
+        self.live(&process, at);
+        self.services.insert(process.name.clone(), process);
+    }
+
+    fn live(&mut self, process: &Process, ready: u64) {
+        let instance = process.instance.clone().unwrap();
         self.record
             .lives
             .insert(instance, Life { ready, end: None });
-        self.services.insert(name.to_owned(), process);
-    }
-
-    async fn client(&mut self, name: &str, phase: Phase) -> Process {
-        let config = self.ends.config(phase, name, "127.0.0.1:0");
-        let mut process = Process::start(name, &config, None, &[]);
-        process.hears("ready").await;
-        process
     }
 
     async fn finish(&mut self, mut process: Process) {
-        process.tell("end").await;
-        let (at, _) = process.hears("ending").await;
-        process.hears("ended").await;
-        timeout(PATIENCE, process.child.wait())
-            .await
-            .unwrap()
-            .unwrap();
-        self.ended(&process, at, false);
+        let at = process.finish().await;
+        self.ended(&process, at, Ending::Told);
     }
 
-    fn ended(&mut self, process: &Process, at: u64, killed: bool) {
+    async fn crash(&mut self, mut process: Process) -> String {
+        let at = process.kill().await;
+        self.ended(&process, at, Ending::Killed);
+        process.instance.unwrap()
+    }
+
+    fn ended(&mut self, process: &Process, at: u64, how: Ending) {
+        let mut heard = process.heard();
+        self.changes_made += heard.changes;
+        self.record.bounds.worsen(heard.bounds);
         match &process.instance {
             Some(instance) => {
-                self.record.lives.get_mut(instance).unwrap().end = Some((at, killed));
+                self.record.lives.get_mut(instance).unwrap().end = Some((at, how));
             }
             None => {
-                let mut sight = process.sight.lock().unwrap().clone();
-                sight.last = at;
-                self.record.sights.push(sight);
+                heard.sight.last = at;
+                self.record.sights.push(heard.sight);
             }
         }
-    }
-
-    fn turn(&mut self) -> String {
-        self.next_turn += 5;
-        let names: Vec<_> = self.services.keys().collect();
-        names[self.next_turn % names.len()].clone()
     }
 
     fn port(&mut self) -> u16 {
@@ -254,124 +317,8 @@ impl Fleet {
     }
 }
 
-impl Process {
-    fn start(name: &str, config: &str, instance: Option<&str>, more: &[(&str, String)]) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command
-            .args([
-                "--exact",
-                "one_member_of_the_fleet",
-                "--ignored",
-                "--nocapture",
-            ])
-            .env("MEMBER_CONFIG", config)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true);
-        if let Some(instance) = instance {
-            command.env("MEMBER_INSTANCE", instance);
-        }
-        command.envs(more.iter().map(|(name, value)| (name, value)));
-        let mut child = command.spawn().unwrap();
-        let stdin = child.stdin.take().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let (sender, said) = mpsc::unbounded_channel();
-        let sight = Arc::<Mutex<Sight>>::default();
-        let seen = sight.clone();
-        tokio::spawn(async move {
-            while let Ok(Some(line)) = lines.next_line().await {
-                let Some((at, text)) = line.rsplit_once('@').and_then(|(_, l)| l.split_once(' '))
-                else {
-                    continue;
-                };
-                let at: u64 = at.parse().unwrap();
-                let mut sight = seen.lock().unwrap();
-                sight.last = at;
-                if let Some(view) = text.strip_prefix("view ") {
-                    let (lookups, names) = view.split_once(' ').unwrap();
-                    sight.lookups = lookups.parse().unwrap();
-                    let names = names.split(',').filter(|name| !name.is_empty());
-                    let names = names.map(ToOwned::to_owned).collect();
-                    sight.views.push((at, names));
-                } else if text.starts_with("back ") {
-                    sight.back.push(text.to_owned());
-                } else if let Some(lookups) = text.strip_prefix("lookups ") {
-                    sight.lookups = lookups.parse().unwrap();
-                } else {
-                    let _ = sender.send((at, text.to_owned()));
-                }
-            }
-        });
-        Self {
-            name: name.to_owned(),
-            instance: instance.map(ToOwned::to_owned),
-            child,
-            stdin,
-            said,
-            sight,
-        }
-    }
-
-    async fn tell(&mut self, text: &str) {
-        let line = format!("{text}\n");
-        self.stdin.write_all(line.as_bytes()).await.unwrap();
-    }
-
-    async fn hears(&mut self, what: &str) -> (u64, String) {
-        self.hears_any(&[what]).await
-    }
-
-    async fn hears_any(&mut self, what: &[&str]) -> (u64, String) {
-        let heard = async {
-            loop {
-                let (at, text) = self.said.recv().await.expect("the process ended");
-                if what.iter().any(|what| text.starts_with(what)) {
-                    return (at, text);
-                }
-            }
-        };
-        let heard = timeout(PATIENCE, heard).await;
-        heard.unwrap_or_else(|_| panic!("{} doesn't say {what:?}", self.name))
-    }
-
-    /// Asks for a phase until the gate is open.
-    async fn set_phase(&mut self, phase: Phase) {
-        let mut last = String::new();
-        let there = async {
-            loop {
-                self.tell(&format!("phase {phase}")).await;
-                let (_, answer) = self.hears_any(&["phase", "refused"]).await;
-                if answer.starts_with("phase") {
-                    return;
-                }
-                last = answer;
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-        };
-        let there = timeout(PATIENCE, there).await;
-        assert!(
-            there.is_ok(),
-            "{} never comes to {phase}: {last}",
-            self.name
-        );
-    }
-
-    /// Waits until it is in a phase by itself.
-    async fn reaches(&mut self, phase: Phase) {
-        let there = async {
-            loop {
-                self.tell("plan ?").await;
-                if self.hears("plan").await.1 == format!("plan {phase}") {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-        };
-        let there = timeout(PATIENCE * 2, there).await;
-        assert!(
-            there.is_ok(),
-            "{} never reaches {phase} by itself",
-            self.name
-        );
-    }
+/// Waits until a process is there, and says since when.
+async fn ready(mut process: Process) -> (Process, u64) {
+    let (at, _) = process.hears("ready").await;
+    (process, at)
 }

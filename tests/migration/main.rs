@@ -1,30 +1,37 @@
-//! A fleet of real processes that moves from one backend to another, while others look it up all
+//! Fleets of real processes that move from one backend to another, while others look them up all
 //! the time: nobody is missed, and nobody is found who has ended.
+//!
+//! ```text
+//! cargo test --all-features --test migration
+//! ```
+//!
+//! runs what takes a few minutes: five moves by rolling restarts, with a server killed for 8 s in
+//! each phase, with processes that hold the gates; and one at run time and one by itself. The
+//! rest is ignored. In the long version servers stay killed for a minute, every move is also made
+//! at run time and by itself, and each takes some 25 min:
+//!
+//! ```text
+//! TIDINGS_MIGRATION=long cargo test --all-features --test migration -- --include-ignored --nocapture
+//! ```
+//!
+//! With `gossip_to_zookeeper::` behind it, one move alone.
 #![allow(clippy::unwrap_used, reason = "a test ends where something fails")]
 
+mod ends;
 mod fleet;
 mod member;
+mod process;
 mod record;
+mod scenarios;
 
-use std::time::Duration;
+use self::ends::{Kind, Move};
 
-use tidings::Phase;
-use tidings_testkit::etcd::{Cluster, Options};
+/// Makes outages last as long as a bad one in real life, where it is `long`.
+const VARIABLE: &str = "TIDINGS_MIGRATION";
 
-use self::fleet::{Ends, Fleet};
-
-const THERE: [Phase; 4] = [
-    Phase::BothReadOld,
-    Phase::BothReadMerged,
-    Phase::BothReadNew,
-    Phase::New,
-];
-const BACK: [Phase; 4] = [
-    Phase::BothReadNew,
-    Phase::BothReadMerged,
-    Phase::BothReadOld,
-    Phase::Old,
-];
+fn is_long() -> bool {
+    std::env::var(VARIABLE).is_ok_and(|value| value == "long")
+}
 
 /// What each process of the fleet runs; see [`member`].
 #[test]
@@ -33,62 +40,54 @@ fn one_member_of_the_fleet() {
     member::run();
 }
 
-tidings_testkit::server_tests! { etcd_3_4:
-    async fn gossip_to_etcd_at_run_time() {
-        move_at_run_time(&THERE).await;
-    }
+/// All scenarios on one move; of those that take long, the ones that aren't named only in the long
+/// version.
+macro_rules! moves {
+    ($($server:ident: $name:ident, $from:ident => $to:ident, $(#[$long:meta])?;)*) => {$(
+        mod $name {
+            use super::{Kind, Move, scenarios};
 
-    async fn gossip_to_etcd_and_back_at_run_time() {
-        move_at_run_time(&[THERE, BACK].concat()).await;
-    }
+            const MOVE: Move = Move { from: Kind::$from, to: Kind::$to };
 
-    async fn gossip_to_etcd_by_rolling_restarts() {
-        let etcd = Cluster::start(Options::default()).await.unwrap();
-        let mut fleet = Fleet::new(Ends::gossip_to_etcd(&etcd));
-        fleet.start(12, 4, Phase::Old).await;
-        for phase in THERE {
-            fleet.roll(phase).await;
+            tidings_testkit::server_tests! { $server:
+                async fn both_ends_are_compared_first() {
+                    scenarios::preflight(MOVE).await;
+                }
+
+                async fn by_rolling_restarts_and_back() {
+                    scenarios::rolling_restarts(MOVE).await;
+                }
+
+                async fn with_a_side_lost_in_each_phase() {
+                    scenarios::lost_sides(MOVE).await;
+                }
+
+                async fn a_process_that_never_upgrades_holds_the_gates() {
+                    scenarios::a_process_that_never_upgrades(MOVE).await;
+                }
+
+                async fn the_wrong_order_is_refused_with_the_reason() {
+                    scenarios::the_wrong_order(MOVE).await;
+                }
+
+                $(#[$long])?
+                async fn at_run_time_under_changes_and_back() {
+                    scenarios::at_run_time(MOVE).await;
+                }
+
+                $(#[$long])?
+                async fn by_itself_and_back_where_a_side_fails() {
+                    scenarios::by_itself(MOVE).await;
+                }
+            }
         }
-        fleet.end().await.expect_nobody_missed();
-    }
-
-    async fn gossip_to_etcd_with_etcd_down_in_every_phase() {
-        let mut etcd = Cluster::start(Options::default()).await.unwrap();
-        let mut fleet = Fleet::new(Ends::gossip_to_etcd(&etcd));
-        fleet.start(12, 4, Phase::Old).await;
-        for phase in THERE.into_iter().take(3) {
-            fleet.set_phase(phase).await;
-            etcd.kill_all();
-            tokio::time::sleep(Duration::from_secs(10)).await;
-            etcd.restart_all().await.unwrap();
-        }
-        fleet.end().await.expect_nobody_missed();
-    }
-
-    async fn a_process_that_never_upgrades_holds_the_gate() {
-        let etcd = Cluster::start(Options::default()).await.unwrap();
-        let mut fleet = Fleet::new(Ends::gossip_to_etcd(&etcd));
-        fleet.start(3, 1, Phase::Old).await;
-        let plain = fleet.start_plain().await;
-        for phase in [Phase::BothReadOld, Phase::BothReadMerged] {
-            fleet.set_phase(phase).await;
-        }
-        let reasons = fleet.refused(Phase::BothReadNew).await;
-        assert!(reasons.contains(&format!("web/{plain} is not on the new side")), "{reasons}");
-        fleet.end().await.expect_nobody_missed();
-    }
+    )*};
 }
 
-/// Goes through phases under a hundred changes a second, with a crash in each.
-async fn move_at_run_time(phases: &[Phase]) {
-    let etcd = Cluster::start(Options::default()).await.unwrap();
-    let mut fleet = Fleet::new(Ends::gossip_to_etcd(&etcd));
-    fleet.changes = Some(Duration::from_millis(120));
-    fleet.start(12, 4, Phase::Old).await;
-    for phase in phases {
-        fleet.set_phase(*phase).await;
-        fleet.crash_one().await;
-        fleet.restart_one(*phase).await;
-    }
-    fleet.end().await.expect_nobody_missed();
+moves! {
+    etcd_3_4: gossip_to_etcd, Gossip => Etcd,;
+    zookeeper_3_8: gossip_to_zookeeper, Gossip => ZooKeeper, #[ignore = "it takes long"];
+    consul: gossip_to_consul, Gossip => Consul, #[ignore = "it takes long"];
+    etcd_3_4: etcd_to_gossip, Etcd => Gossip, #[ignore = "it takes long"];
+    zookeeper_3_8_and_etcd_3_4: zookeeper_to_etcd, ZooKeeper => Etcd, #[ignore = "it takes long"];
 }

@@ -7,11 +7,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tidings::{Config, Discovery, DiscoveryExt, Instance, Migration, View};
+use tidings::moving::Side;
+use tidings::{Config, Discovery, DiscoveryExt, Freshness, Instance, Migration, View, Watch};
 use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::time::MissedTickBehavior;
 
-/// How often a client looks up.
-const LOOKUP_PAUSE: Duration = Duration::from_millis(1);
+/// How often a client looks up where nothing has changed; where something has, it does at once, so
+/// that nothing it is shown goes by.
+const LOOKUP_PAUSE: Duration = Duration::from_millis(2);
+/// After how many lookups it says how many they were.
+const LOOKUPS_TOLD: u64 = 50;
+/// How often it is looked whether the phase has changed.
+const WALK_PAUSE: Duration = Duration::from_millis(20);
 
 /// The metadata key of the number that tells an older content from a newer one.
 const NUMBER: &str = "n";
@@ -31,6 +38,7 @@ async fn live(config: &str) {
         (tidings::connect(config).await.unwrap(), None)
     } else {
         let migration = Arc::new(tidings::connect_migration(config).await.unwrap());
+        tokio::spawn(tell_phases(migration.clone()));
         (migration.clone(), Some(migration))
     };
     match std::env::var("MEMBER_INSTANCE") {
@@ -59,23 +67,33 @@ async fn live(config: &str) {
 
 /// Changes the content all the time, by a number that grows.
 async fn change(discovery: Arc<dyn Discovery>, instance: Instance, pause: Duration) {
+    let mut ticks = tokio::time::interval(pause);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for number in 1_u64.. {
-        tokio::time::sleep(pause).await;
+        ticks.tick().await;
         let changed = instance.clone().with_metadata(NUMBER, number.to_string());
         // It ends with the handle.
         if discovery.register(changed.unwrap()).await.is_err() {
             return;
         }
+        if number.is_multiple_of(10) {
+            say(&format!("changes {number}"));
+        }
     }
 }
 
-async fn look_up(watch: tidings::Watch) {
+/// Looks up for ever: all the time, and whenever something has changed.
+async fn look_up(mut watch: Watch) {
     let mut shown = BTreeSet::new();
+    let mut fresh = true;
     let mut numbers = BTreeMap::new();
-    let mut lookups = 0_u64;
+    let (mut lookups, mut last, mut gap) = (0_u64, now(), 0);
     loop {
         let view = watch.view();
         lookups += 1;
+        let at = now();
+        gap = gap.max(at - last);
+        last = at;
         for found in &view {
             let number = found
                 .metadata()
@@ -86,21 +104,49 @@ async fn look_up(watch: tidings::Watch) {
                 say(&format!("back {} from {last} to {number}", in_short(found)));
             }
         }
-        let now: BTreeSet<_> = view.iter().map(|found| in_short(found)).collect();
-        if lookups == 1 || now != shown {
-            let all: Vec<_> = now.iter().cloned().collect();
+        let names: BTreeSet<_> = view.iter().map(|found| in_short(found)).collect();
+        if lookups == 1 || names != shown {
+            let all: Vec<_> = names.iter().cloned().collect();
             say(&format!("view {lookups} {}", all.join(",")));
-            shown = now;
-        } else if lookups.is_multiple_of(100) {
-            say(&format!("lookups {lookups}"));
+            shown = names;
         }
-        tokio::time::sleep(LOOKUP_PAUSE).await;
+        if lookups.is_multiple_of(LOOKUPS_TOLD) {
+            say(&format!("lookups {lookups} {gap}"));
+        }
+        match view.freshness() {
+            Freshness::Stale { reason, .. } if fresh => say(&format!("stale {reason}")),
+            Freshness::Live | Freshness::Stale { .. } => {}
+        }
+        fresh = view.is_live();
+        tokio::select! {
+            changed = watch.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(LOOKUP_PAUSE) => {}
+        }
     }
 }
 
 /// The id and the port, which tells one process from its successor.
 fn in_short(instance: &Instance) -> String {
     format!("{}:{}", instance.id(), instance.address().port())
+}
+
+/// Says each phase, and the bounds that hold in it.
+async fn tell_phases(migration: Arc<Migration>) {
+    let (mut phase, mut bounds) = (None, None);
+    loop {
+        let (now, status) = (migration.plan().all, migration.status());
+        if phase != Some(now) {
+            say(&format!("walks {now}"));
+            phase = Some(now);
+        }
+        if bounds != Some(*status.bounds()) {
+            let all = status.bounds();
+            let in_us = [all.visible, all.removed, all.crashed].map(|bound| bound.as_micros());
+            say(&format!("bounds {} {} {}", in_us[0], in_us[1], in_us[2]));
+            bounds = Some(*all);
+        }
+        tokio::time::sleep(WALK_PAUSE).await;
+    }
 }
 
 async fn obey(migration: Option<&Migration>) {
@@ -116,6 +162,19 @@ async fn obey(migration: Option<&Migration>) {
             }
             (Some(("plan", _)), Some(migration)) => {
                 say(&format!("plan {}", migration.plan().all));
+            }
+            (Some(("preflight", _)), Some(migration)) => {
+                let preflight = migration.preflight().await.unwrap().to_string();
+                say(&format!("preflight {}", preflight.replace('\n', "; ")));
+            }
+            (Some(("side", side)), Some(migration)) => {
+                let side = match side {
+                    "old" => Side::Old,
+                    _ => Side::New,
+                };
+                let connected = |status: tidings::Status| status.connection().is_connected();
+                let connected = migration.side(side).is_some_and(connected);
+                say(&format!("side {connected}"));
             }
             _ => return,
         }

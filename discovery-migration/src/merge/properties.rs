@@ -5,7 +5,7 @@
 //! skip what happened in between, and be lost and heard again. After every step the merged view is
 //! compared with what the sides show.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use tidings_api::Generation;
@@ -104,6 +104,8 @@ struct World {
     now: Instant,
     /// The newest stamp shown per key.
     highest: BTreeMap<usize, Stamp>,
+    /// What was shown and isn't any more, since reads were switched last.
+    left: BTreeSet<(usize, Generation)>,
 }
 
 impl World {
@@ -115,6 +117,7 @@ impl World {
             sides: [(0, true); 2],
             now: Instant::now(),
             highest: BTreeMap::new(),
+            left: BTreeSet::new(),
         };
         world.tell(Side::Old);
         world.tell(Side::New);
@@ -141,6 +144,7 @@ impl World {
             }
             Step::Switch(phase) => {
                 self.phase = phase;
+                self.left.clear();
                 self.merge.follow(&Selector::All, phase.into());
             }
         }
@@ -156,7 +160,7 @@ impl World {
         let listed = self.history[at].iter();
         let listed = listed.map(|(key, stamp)| Arc::new(instance(*key, *stamp, at)));
         self.merge
-            .hear(side, &View::new(listed.collect(), freshness));
+            .hear(side, &View::new(listed.collect(), freshness), self.now);
     }
 
     fn listed(&self, side: Side) -> &BTreeMap<usize, Stamp> {
@@ -194,7 +198,12 @@ impl World {
             *highest = *stamp;
             let listed = reads.iter().any(|side| self.listed(side).contains_key(key));
             assert!(listed, "{key} is shown and on no side that is read");
+            let returns = self.left.contains(&(*key, stamp.generation));
+            assert!(!returns, "WAT-4: {key} has ended and is shown again");
         }
+        let gone = before.iter().filter(|(key, _)| !shown.contains_key(key));
+        self.left
+            .extend(gone.map(|(key, stamp)| (*key, stamp.generation)));
         for key in 0..KEYS {
             self.check_presence(key, before, &shown, live);
         }

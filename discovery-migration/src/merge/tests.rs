@@ -20,18 +20,22 @@ impl Bench {
     fn hears(&mut self, side: Side, instances: &[Instance]) {
         let instances = instances.iter().cloned().map(Arc::new).collect();
         self.merge
-            .hear(side, &View::new(instances, Freshness::Live));
+            .hear(side, &View::new(instances, Freshness::Live), self.now);
     }
 
     fn loses(&mut self, side: Side) {
         let view = self.merge.heard(side).clone();
-        self.merge
-            .hear(side, &view.with_freshness(Freshness::stale("gone")));
+        self.merge.hear(
+            side,
+            &view.with_freshness(Freshness::stale("gone")),
+            self.now,
+        );
     }
 
     fn returns(&mut self, side: Side) {
         let view = self.merge.heard(side).clone();
-        self.merge.hear(side, &view.with_freshness(Freshness::Live));
+        let view = view.with_freshness(Freshness::Live);
+        self.merge.hear(side, &view, self.now);
     }
 
     /// Generation and port of each.
@@ -39,6 +43,10 @@ impl Bench {
         let (instances, _) = self.merge.view(self.now);
         let in_short = |i: &Arc<Instance>| (i.generation().number(), i.address().port());
         instances.iter().map(in_short).collect()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.merge.deadline(self.now)
     }
 
     fn freshness(&mut self) -> Freshness {
@@ -133,7 +141,52 @@ fn in_an_outage_the_side_that_is_heard_decides() {
     bench.loses(Side::New);
     assert_eq!(bench.shows(), [], "what was authoritative stays so");
     bench.returns(Side::Old);
+    assert_eq!(bench.shows(), [], "it may have to catch up");
+    assert_eq!(bench.deadline(), Some(bench.now + LATE));
+    bench.now += LATE;
     assert_eq!(bench.shows(), [(10, 2)], "it is there after all");
+    assert_eq!(bench.deadline(), None);
+}
+
+#[test]
+fn what_ended_in_an_outage_does_not_return_with_the_side_that_was_lost() {
+    let mut bench = bench(Phase::BothReadMerged);
+    bench.merge.doubt(Side::Old, LATE * 2);
+    for side in Side::BOTH {
+        bench.hears(side, &[marked(10, 1)]);
+    }
+    assert_eq!(bench.shows(), [(10, 2)]);
+    bench.loses(Side::Old);
+    bench.hears(Side::New, &[]);
+    assert_eq!(bench.shows(), []);
+    bench.now += MEMORY;
+    assert_eq!(bench.deadline(), None, "nothing to wake up for");
+    bench.returns(Side::Old);
+    for _ in 0..2 {
+        assert_eq!(bench.shows(), [], "its lease lives, and it doesn't");
+        bench.now += LATE - Duration::from_millis(1);
+    }
+    assert!(bench.deadline().is_some_and(|due| due > bench.now));
+    bench.hears(Side::Old, &[]);
+    assert_eq!(bench.shows(), []);
+    bench.now += MEMORY;
+    assert_eq!(bench.shows(), []);
+}
+
+#[test]
+fn a_newer_registration_is_believed_right_after_an_outage() {
+    let mut bench = bench(Phase::BothReadMerged);
+    for side in Side::BOTH {
+        bench.hears(side, &[marked(10, 1)]);
+    }
+    assert_eq!(bench.shows(), [(10, 2)]);
+    bench.loses(Side::Old);
+    bench.hears(Side::New, &[]);
+    assert_eq!(bench.shows(), []);
+    bench.hears(Side::Old, &[marked(10, 2)]);
+    assert_eq!(bench.shows(), [], "its last change before it ended");
+    bench.hears(Side::Old, &[marked(20, 0)]);
+    assert_eq!(bench.shows(), [(20, 1)]);
 }
 
 #[test]
@@ -182,7 +235,7 @@ fn a_newer_registration_replaces_an_older_one_on_the_other_side() {
         [],
         "the old side is slow, and will see it leave"
     );
-    assert_eq!(bench.merge.deadline(), Some(bench.now + LATE));
+    assert_eq!(bench.deadline(), Some(bench.now + LATE));
     bench.now += LATE;
     assert_eq!(bench.shows(), [(20, 1)], "it isn't: there it stays");
 }
@@ -216,7 +269,7 @@ fn an_owner_whose_clock_is_behind_is_seen_after_a_while() {
     bench.hears(Side::Old, &[]);
     bench.hears(Side::New, &[marked(10, 1)]);
     assert_eq!(bench.shows(), [], "it may be the past");
-    assert_eq!(bench.merge.deadline(), Some(bench.now + MEMORY));
+    assert_eq!(bench.deadline(), Some(bench.now + MEMORY));
     bench.now += MEMORY;
     assert_eq!(bench.shows(), [(10, 2)]);
 }
@@ -326,7 +379,7 @@ fn nothing_is_remembered_for_ever() {
     bench.shows();
     bench.now += MEMORY;
     bench.shows();
-    assert!(bench.merge.keys.is_empty() && bench.merge.deadline().is_none());
+    assert!(bench.merge.keys.is_empty() && bench.deadline().is_none());
 }
 
 #[test]
