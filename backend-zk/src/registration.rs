@@ -519,6 +519,8 @@ impl Waiting {
         // Who has given up waiting is not interested.
         let _given_up = self.answer.send(result);
     }
+}
+
 /// The instance as a new owner's, above what was seen of the key.
 fn anew(instance: Instance, seen: Generation) -> Instance {
     let generation = instance.next_generation(seen);
