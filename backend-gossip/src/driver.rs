@@ -490,7 +490,9 @@ impl Driver {
             self.links.tend(now);
             self.state.tend(now, &self.engine);
             self.watches.sweep();
-            self.metrics.record(&self.stats(), &self.engine);
+            let waiting = self.net.waiting();
+            self.metrics
+                .record(&self.stats(), waiting, &mut self.engine);
             // It grows with what the network loses.
             self.board.crash_bound(self.engine.crash_bound());
         }

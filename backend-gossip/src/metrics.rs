@@ -1,13 +1,14 @@
 //! What a member counts, for the [`metrics`] facade: docs/metrics.md lists it for users.
 //!
-//! The engine counts in plain integers; about once a second they are handed over. So measuring costs
-//! nothing per packet, and next to nothing where no recorder is installed.
+//! The engine counts in plain integers; about once a second they are handed over, and the round trips
+//! since. So measuring costs nothing per packet, and next to nothing where no recorder is installed.
 
 use std::sync::Arc;
 use std::sync::Once;
-use std::time::Duration;
 
-use metrics::{Label, Unit, counter, describe_counter, describe_gauge, gauge};
+use metrics::{
+    Label, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 
 use crate::Stats;
 use crate::engine::{Engine, MemberState};
@@ -149,6 +150,18 @@ const COUNTERS: &[Counter] = &[
         |stats| stats.links.dropped,
     ),
     (
+        "tidings_gossip_sealed_frames_total",
+        Unit::Count,
+        "frames sealed",
+        |stats| stats.seal.sealed,
+    ),
+    (
+        "tidings_gossip_opened_frames_total",
+        Unit::Count,
+        "sealed frames opened",
+        |stats| stats.seal.opened,
+    ),
+    (
         "tidings_gossip_views_published_total",
         Unit::Count,
         "views given to watches",
@@ -156,9 +169,11 @@ const COUNTERS: &[Counter] = &[
     ),
 ];
 
+const REJECTED: &str = "tidings_gossip_rejected_frames_total";
 const MEMBERS: &str = "tidings_gossip_members";
 const RECORDS: &str = "tidings_gossip_records";
 const QUEUED_BROADCASTS: &str = "tidings_gossip_queued_broadcasts";
+const QUEUED_DATAGRAMS: &str = "tidings_gossip_queued_datagrams";
 const OPEN_LINKS: &str = "tidings_gossip_open_links";
 const ROUND_TRIP: &str = "tidings_gossip_round_trip_seconds";
 
@@ -173,20 +188,15 @@ const STATES: [(MemberState, &str); 4] = [
 #[derive(Debug)]
 pub(crate) struct Metrics {
     cluster: Arc<str>,
-    /// Direct answers that were reported, and their round trips together.
-    answered: (u64, Duration),
 }
 
 impl Metrics {
     pub(crate) fn new(cluster: Arc<str>) -> Self {
-        Self {
-            cluster,
-            answered: (0, Duration::ZERO),
-        }
+        Self { cluster }
     }
 
-    /// Hands over what there is.
-    pub(crate) fn record(&mut self, stats: &Stats, engine: &Engine) {
+    /// Hands over what there is; `waiting` datagrams wait for the socket.
+    pub(crate) fn record(&self, stats: &Stats, waiting: usize, engine: &mut Engine) {
         describe();
         let labels = vec![
             Label::new("cluster", self.cluster.clone()),
@@ -195,26 +205,28 @@ impl Metrics {
         for (name, _, _, value) in COUNTERS {
             counter!(*name, labels.clone()).absolute(value(stats));
         }
+        for (reason, count) in stats.seal.rejected() {
+            counter!(REJECTED, with(&labels, "reason", reason)).absolute(count);
+        }
         for (state, text) in STATES {
-            let mut labels = labels.clone();
-            labels.push(Label::from_static_parts("state", text));
-            gauge!(MEMBERS, labels).set(engine.members_in(state) as f64);
+            let members = engine.members_in(state) as f64;
+            gauge!(MEMBERS, with(&labels, "state", text)).set(members);
         }
         gauge!(RECORDS, labels.clone()).set(engine.records() as f64);
         gauge!(QUEUED_BROADCASTS, labels.clone()).set(stats.engine.broadcasts as f64);
+        gauge!(QUEUED_DATAGRAMS, labels.clone()).set(waiting as f64);
         gauge!(OPEN_LINKS, labels.clone()).set(stats.links.open as f64);
-        if let Some(round_trip) = self.round_trip(stats) {
-            gauge!(ROUND_TRIP, labels).set(round_trip.as_secs_f64());
+        let round_trips = histogram!(ROUND_TRIP, labels);
+        while let Some(round_trip) = engine.poll_round_trip() {
+            round_trips.record(round_trip);
         }
     }
+}
 
-    /// The mean round trip of the direct answers since the last call.
-    fn round_trip(&mut self, stats: &Stats) -> Option<Duration> {
-        let now = (stats.engine.answers, stats.engine.round_trips);
-        let (answers, total) = std::mem::replace(&mut self.answered, now);
-        let new = u32::try_from(now.0 - answers).ok().filter(|new| *new > 0)?;
-        Some((now.1 - total) / new)
-    }
+fn with(labels: &[Label], key: &'static str, value: &'static str) -> Vec<Label> {
+    let mut labels = labels.to_vec();
+    labels.push(Label::from_static_parts(key, value));
+    labels
 }
 
 /// Tells the recorder what the names mean, once.
@@ -229,9 +241,11 @@ fn describe() {
         describe_gauge!(QUEUED_BROADCASTS, Unit::Count, "changes queued for gossip");
         describe_gauge!(OPEN_LINKS, Unit::Count, "links open, either way");
         describe_gauge!(
-            ROUND_TRIP,
-            Unit::Seconds,
-            "mean time from a ping to its answer"
+            QUEUED_DATAGRAMS,
+            Unit::Count,
+            "datagrams that wait for the socket"
         );
+        describe_counter!(REJECTED, Unit::Count, "sealed frames dropped, by reason");
+        describe_histogram!(ROUND_TRIP, Unit::Seconds, "time from a ping to its answer");
     });
 }

@@ -231,6 +231,8 @@ pub struct Engine {
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
     changed: BTreeSet<ServiceName>,
+    /// The latest, until they are asked for.
+    round_trips: VecDeque<Duration>,
     stats: Stats,
 }
 
@@ -282,6 +284,7 @@ impl Engine {
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             changed: BTreeSet::new(),
+            round_trips: VecDeque::new(),
             stats: Stats::default(),
             config,
             identity,
@@ -453,6 +456,11 @@ impl Engine {
         self.events
             .pop_front()
             .or_else(|| self.changed.pop_first().map(Event::Changed))
+    }
+
+    /// The time that the next of the latest answers to pings took. Nobody needs to ask.
+    pub fn poll_round_trip(&mut self) -> Option<Duration> {
+        self.round_trips.pop_front()
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.

@@ -30,6 +30,8 @@ const PATIENCE_ROUND_TRIPS: u32 = 5;
 /// Shortest patience with a direct ping: longer than a busy process takes to come to it.
 const PATIENCE_MIN: Duration = Duration::from_millis(100);
 
+/// Round trips that wait to be asked for; who asks does so every few probes.
+const ROUND_TRIPS_MAX: usize = 64;
 /// Shortest and longest time in which an answer to a ping can contradict a refused connection.
 const CONTRADICTION_MIN: Duration = Duration::from_millis(20);
 const CONTRADICTION_MAX: Duration = Duration::from_millis(200);
@@ -208,10 +210,9 @@ impl Engine {
         {
             if stage == Stage::Direct {
                 let round_trip = now.saturating_duration_since(started);
-                self.stats.answers += 1;
-                self.stats.round_trips += round_trip;
                 self.members
                     .change(sender, &mut self.rng, |member| member.measure(round_trip));
+                self.note_round_trip(round_trip);
             }
             self.compare_digest(now, sender, digest);
         }
@@ -496,6 +497,13 @@ impl Engine {
         }
         // A handful.
         helpers.len() as u32
+    }
+
+    fn note_round_trip(&mut self, round_trip: Duration) {
+        if self.round_trips.len() >= ROUND_TRIPS_MAX {
+            self.round_trips.pop_front();
+        }
+        self.round_trips.push_back(round_trip);
     }
 
     fn fail_probe(&mut self, now: Instant, probe: &Probe) {

@@ -1,7 +1,5 @@
 //! What a member counts.
 
-use std::time::Duration;
-
 /// Counters since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -22,10 +20,6 @@ pub struct Stats {
     pub probes: u64,
     /// Probes that were not answered, by no way.
     pub failed_probes: u64,
-    /// Time from pings to their answers, of all direct answers together.
-    pub round_trips: Duration,
-    /// Number of direct answers.
-    pub answers: u64,
     /// Suspicions this member raised.
     pub suspicions: u64,
     /// Members this member declared dead.
