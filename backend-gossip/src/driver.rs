@@ -24,6 +24,7 @@ use crate::engine::{Engine, Event, Identity, MemberInfo, MemberState, Route};
 use crate::key_file::KeyFile;
 use crate::keyring::{Gate, KeyReport};
 use crate::link::{LinkEvent, LinkKeys, Links};
+use crate::metrics::{Figures, Meters};
 use crate::net::Net;
 use crate::resolve::{Resolution, Seeds};
 use crate::seal::{Counters, KeyId, Ring, SealKey, SealMode, Told};
@@ -87,6 +88,7 @@ pub(crate) struct Driver {
     engine: Engine,
     watches: Watches,
     board: Arc<Board>,
+    meters: Meters,
     /// What callers are told at the end of the turn.
     answers: Vec<Box<dyn FnOnce() + Send>>,
     /// Told once the cluster was joined.
@@ -138,6 +140,7 @@ impl Driver {
     /// A driver that has met the seeds resolved so far.
     pub(crate) fn new(parts: Parts, resolution: Option<Resolution>) -> Self {
         let now = Instant::now();
+        let meters = Meters::new(parts.ring.cluster());
         let (ring, keys) = watch::channel(parts.ring);
         let mut driver = Self {
             net: parts.net,
@@ -151,6 +154,7 @@ impl Driver {
             seal_counters: parts.seal_counters,
             engine: parts.engine,
             board: parts.board,
+            meters,
             answers: Vec::new(),
             joined: Some(parts.joined),
             next_sweep: now + SWEEP_INTERVAL,
@@ -481,6 +485,7 @@ impl Driver {
             self.watches.sweep();
             // It grows with what the network loses.
             self.board.crash_bound(self.engine.crash_bound());
+            self.meter();
         }
         if matches!(self.life, Life::Leaving(until) if until <= now) {
             self.life = Life::Over;
@@ -509,6 +514,26 @@ impl Driver {
             leave,
         ];
         due.into_iter().flatten().min()
+    }
+
+    fn meter(&mut self) {
+        let name = &self.engine.identity().name;
+        let mut members = [0; 4];
+        for info in self.engine.members() {
+            members[info.state as usize] += 1;
+        }
+        let figures = Figures {
+            stats: self.stats(),
+            members,
+            broadcasts_queued: self.engine.broadcasts(),
+            datagrams_queued: self.net.waiting(),
+            views_published: self.watches.published(),
+        };
+        self.meters.report(name, &figures);
+        let name = name.clone();
+        while let Some(round_trip) = self.engine.poll_round_trip() {
+            self.meters.round_trip(&name, round_trip);
+        }
     }
 
     fn stats(&self) -> Stats {

@@ -65,6 +65,8 @@ pub use keyring::{Gate, KeyReport, Keyring, MemberKeys};
 mod link;
 pub use link::LinkStats;
 
+mod metrics;
+
 mod net;
 use net::Net;
 pub use net::NetStats;

@@ -91,6 +91,11 @@ impl Net {
             && (addr.ip().is_loopback() || local_ip_towards(self.local, addr) == Some(addr.ip()))
     }
 
+    /// Datagrams that wait for the socket.
+    pub(crate) fn waiting(&self) -> usize {
+        self.unsent.len()
+    }
+
     pub(crate) fn stats(&self) -> NetStats {
         self.stats
     }

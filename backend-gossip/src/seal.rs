@@ -25,7 +25,7 @@
 //! | 16 | tag | |
 //!
 //! A frame grows by [`DATAGRAM_OVERHEAD_BYTES`]. Each receiver remembers, per start, which counters it
-//! has heard ([`Window`]).
+//! has heard (`window.rs`).
 //!
 //! A window says nothing about a start that was never heard: its frames may be years old, recorded
 //! by somebody. So a receiver *challenges* an unknown start with a number, and lets its frames wait

@@ -22,6 +22,7 @@ pub(crate) struct Watches {
     freshness_changed: bool,
     /// Number of feeds at which another one calls for a sweep.
     sweep_at: usize,
+    published: u64,
 }
 
 impl Watches {
@@ -33,6 +34,7 @@ impl Watches {
             freshness,
             freshness_changed: false,
             sweep_at: FEEDS_SWEPT_MIN,
+            published: 0,
         }
     }
 
@@ -43,6 +45,7 @@ impl Watches {
             Subscription::Joined(watch) => Ok(watch),
             Subscription::First(watch, feed) => {
                 feed.publish(engine.view(&selector), self.freshness.clone());
+                self.published += 1;
                 if self.feeds.len() >= self.sweep_at {
                     self.sweep();
                 }
@@ -72,13 +75,20 @@ impl Watches {
         for selector in std::mem::take(&mut self.changed) {
             if let Some(feed) = self.feeds.get(&selector) {
                 feed.publish(engine.view(&selector), self.freshness.clone());
+                self.published += 1;
             }
         }
         if std::mem::take(&mut self.freshness_changed) {
             for feed in self.feeds.values() {
                 feed.mark(self.freshness.clone());
+                self.published += 1;
             }
         }
+    }
+
+    /// Views published since the start.
+    pub(crate) fn published(&self) -> u64 {
+        self.published
     }
 
     /// Ends the feeds that nobody watches any more.

@@ -185,6 +185,14 @@ pub struct Stats {
     /// Frames dropped because another cluster, or this member itself, sent them, and messages of a
     /// sync that came by datagram.
     pub foreign: u64,
+    /// The part of them that went over links: syncs, and what is too large for a datagram.
+    pub link_bytes_out: u64,
+    /// Members probed.
+    pub probes: u64,
+    /// Probes that neither the member nor a helper answered.
+    pub probes_failed: u64,
+    /// Answers to probes whose registry digest differed.
+    pub digest_mismatches: u64,
     /// Suspicions this member raised.
     pub suspicions: u64,
     /// Members this member declared dead.
@@ -253,6 +261,8 @@ pub struct Engine {
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
     changed: BTreeSet<ServiceName>,
+    /// The latest, until they are asked for.
+    round_trips: VecDeque<Duration>,
     stats: Stats,
 }
 
@@ -302,6 +312,7 @@ impl Engine {
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             changed: BTreeSet::new(),
+            round_trips: VecDeque::new(),
             stats: Stats::default(),
             config,
             identity,
@@ -463,6 +474,11 @@ impl Engine {
             .or_else(|| self.changed.pop_first().map(Event::Changed))
     }
 
+    /// The time that the next of the latest answers to pings took. Nobody needs to ask.
+    pub fn poll_round_trip(&mut self) -> Option<Duration> {
+        self.round_trips.pop_front()
+    }
+
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
@@ -516,6 +532,12 @@ impl Engine {
     #[must_use]
     pub fn digest(&self) -> u64 {
         self.items.digest()
+    }
+
+    /// Members and records that are being gossiped.
+    #[must_use]
+    pub fn broadcasts(&self) -> usize {
+        self.broadcasts.len()
     }
 
     /// Counters since the start.
@@ -749,7 +771,10 @@ impl Engine {
     fn transmit(&mut self, route: Route, frame: Vec<u8>) {
         match route {
             Route::Datagram(_) => self.stats.datagrams_out += 1,
-            Route::Link(_) | Route::Reply(_) => self.stats.link_frames_out += 1,
+            Route::Link(_) | Route::Reply(_) => {
+                self.stats.link_frames_out += 1;
+                self.stats.link_bytes_out += frame.len() as u64;
+            }
         }
         self.stats.bytes_out += frame.len() as u64;
         self.transmits.push_back(Transmit { route, frame });

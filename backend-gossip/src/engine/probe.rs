@@ -30,6 +30,8 @@ const PATIENCE_ROUND_TRIPS: u32 = 5;
 /// Shortest patience with a direct ping: longer than a busy process takes to come to it.
 const PATIENCE_MIN: Duration = Duration::from_millis(100);
 
+/// Round trips that wait to be asked for; who asks does so every few probes.
+const ROUND_TRIPS_MAX: usize = 64;
 /// Shortest and longest time in which an answer to a ping can contradict a refused connection.
 const CONTRADICTION_MIN: Duration = Duration::from_millis(20);
 const CONTRADICTION_MAX: Duration = Duration::from_millis(200);
@@ -206,6 +208,7 @@ impl Engine {
                 let round_trip = now.saturating_duration_since(started);
                 self.members
                     .change(sender, &mut self.rng, |member| member.measure(round_trip));
+                self.note_round_trip(round_trip);
             }
             self.compare_digest(now, sender, digest);
         }
@@ -392,6 +395,7 @@ impl Engine {
         let Some(target) = self.next_target() else {
             return;
         };
+        self.stats.probes += 1;
         let sequence = self.next_sequence();
         let stage = Stage::Direct;
         self.probe = Some(Probe {
@@ -491,7 +495,15 @@ impl Engine {
         helpers.len() as u32
     }
 
+    fn note_round_trip(&mut self, round_trip: Duration) {
+        if self.round_trips.len() >= ROUND_TRIPS_MAX {
+            self.round_trips.pop_front();
+        }
+        self.round_trips.push_back(round_trip);
+    }
+
     fn fail_probe(&mut self, now: Instant, probe: &Probe) {
+        self.stats.probes_failed += 1;
         // Helpers that sent not even a nack speak against this member (Lifeguard section 3.1).
         let penalty = if probe.helpers == 0 {
             1

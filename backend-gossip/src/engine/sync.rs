@@ -82,6 +82,7 @@ impl Engine {
             self.note_agreement(digest);
             self.joined(now);
         } else if let Some(address) = self.members.find(member).map(|member| member.address) {
+            self.stats.digest_mismatches += 1;
             let (_, since) = self.sync_with.unwrap_or((address, now));
             self.sync_with = Some((address, since));
             self.timers.set_if_unset(Timer::Sync, now + SETTLE);

@@ -31,6 +31,23 @@ pub struct SealStats {
     pub unproven: u64,
 }
 
+impl SealStats {
+    /// What was dropped, by reason.
+    pub(crate) fn rejected(&self) -> [(&'static str, u64); 9] {
+        [
+            ("unsealed", self.unsealed),
+            ("malformed", self.malformed),
+            ("foreign", self.foreign),
+            ("unknown_key", self.unknown_key),
+            ("forged", self.forged),
+            ("replayed", self.replayed),
+            ("late", self.late),
+            ("reflected", self.reflected),
+            ("unproven", self.unproven),
+        ]
+    }
+}
+
 /// Why a frame is dropped; as in [`SealStats`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rejection {
