@@ -63,7 +63,9 @@ fn the_engine_knows_no_clock_socket_task_or_hash_order() {
             read += 1;
             let code = code(&fs::read_to_string(&path).unwrap());
             // Who is heard isn't read in order there; the lookup is on every datagram's way.
-            let banned = banned.iter().filter(|word| folder != "seal" || **word != "HashMap");
+            let banned = banned
+                .iter()
+                .filter(|word| folder != "seal" || **word != "HashMap");
             for word in banned {
                 assert!(!code.contains(word), "{} has {word}", path.display());
             }
