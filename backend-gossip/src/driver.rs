@@ -229,10 +229,7 @@ impl Driver {
 
     fn exchange_datagrams(&mut self, now: Instant, room: &mut usize) {
         self.net.flush();
-        while *room > 0
-            && let Some((from, bytes)) = self.net.receive(now)
-        {
-            *room -= 1;
+        while let Some((from, bytes)) = self.net.receive(now, room) {
             self.engine.handle_datagram(now, from, bytes);
             self.drain(now);
         }

@@ -134,9 +134,15 @@ impl Net {
         }
     }
 
-    /// The next datagram that is there, opened, with its sender.
-    pub(crate) fn receive(&mut self, now: Instant) -> Option<(SocketAddr, &[u8])> {
-        loop {
+    /// The next datagram that is there, opened, with its sender. Takes as many as there is `room` for,
+    /// those that are dropped among them, or a flood of forged ones would keep it here.
+    pub(crate) fn receive(
+        &mut self,
+        now: Instant,
+        room: &mut usize,
+    ) -> Option<(SocketAddr, &[u8])> {
+        while let Some(left) = room.checked_sub(1) {
+            *room = left;
             if let Some((from, frame)) = self.seal.next_released() {
                 // It came in this buffer, so it fits.
                 let len = frame.len().min(self.buffer.len());
@@ -154,7 +160,10 @@ impl Net {
                         Opened::Nothing => {}
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    *room += 1;
+                    return None;
+                }
                 // Some systems report here that an earlier datagram reached nobody; the socket is
                 // well. Others are as little of our making, and what can be read is read next turn.
                 Err(error) => {
@@ -164,6 +173,7 @@ impl Net {
                 }
             }
         }
+        None
     }
 
     /// Sends a frame as a datagram, or keeps it until the socket has room.
@@ -388,7 +398,7 @@ mod tests {
                 assert!(Instant::now() < deadline, "nothing arrives");
                 sender.flush();
                 let _ = timeout(Duration::from_millis(5), receiver.ready()).await;
-                if let Some((from, bytes)) = receiver.receive(Instant::now()) {
+                if let Some((from, bytes)) = receiver.receive(Instant::now(), &mut 1) {
                     break (from, bytes.to_vec());
                 }
             };
