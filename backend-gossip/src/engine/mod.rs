@@ -20,6 +20,7 @@
 //! | `spread`, `broadcast` | push, gossip, piggyback |
 //! | `sync` | anti-entropy by hash range |
 //! | `join` | joining, healing, leaving |
+//! | `seal` | what members say of their keyrings |
 //!
 //! Sources: SWIM (Das, Gupta, Motivala, DSN 2002); Lifeguard (Dadgar, Phillips, Currey, 2018);
 //! range-based set reconciliation (Meyer, 2022).
@@ -33,6 +34,7 @@ mod member;
 mod merge;
 mod probe;
 mod registry;
+mod seal;
 mod spread;
 mod suspicion;
 mod sync;
@@ -447,19 +449,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Says something else of this member's keyring, opaque here, to all the others.
-    pub fn tell_seal(&mut self, now: Instant, told: &[u8]) {
-        if *self.members.me().seal == *told || self.leave.is_some() {
-            return;
-        }
-        self.members.change(self.me, &mut self.rng, |me| {
-            me.seal = told.into();
-            me.incarnation = me.incarnation.saturating_add(1);
-        });
-        self.index_member(self.me);
-        self.spread(now, ItemKey::Member(self.me));
-    }
-
     // Outputs.
 
     /// The next frame to send.
@@ -472,11 +461,6 @@ impl Engine {
         self.events
             .pop_front()
             .or_else(|| self.changed.pop_first().map(Event::Changed))
-    }
-
-    /// The time that the next of the latest answers to pings took. Nobody needs to ask.
-    pub fn poll_round_trip(&mut self) -> Option<Duration> {
-        self.round_trips.pop_front()
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
@@ -515,12 +499,6 @@ impl Engine {
         })
     }
 
-    /// What the present members, this one included, have said of their keyrings.
-    pub fn seals(&self) -> impl Iterator<Item = (Arc<str>, SocketAddr, &[u8])> {
-        let present = self.members.iter().filter(|(_, m)| m.is_present());
-        present.map(|(_, member)| (member.name.clone(), member.address, &*member.seal))
-    }
-
     /// Own registrations, and whether a newer generation took over.
     pub fn registrations(&self) -> impl Iterator<Item = (&InstanceKey, bool)> {
         self.registrations
@@ -532,12 +510,6 @@ impl Engine {
     #[must_use]
     pub fn digest(&self) -> u64 {
         self.items.digest()
-    }
-
-    /// Members and records that are being gossiped.
-    #[must_use]
-    pub fn broadcasts(&self) -> usize {
-        self.broadcasts.len()
     }
 
     /// Counters since the start.

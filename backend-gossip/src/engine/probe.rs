@@ -123,6 +123,11 @@ impl Engine {
         self.start_probe(now);
     }
 
+    /// The time that the next of the latest answers to pings took. Nobody needs to ask.
+    pub fn poll_round_trip(&mut self) -> Option<Duration> {
+        self.round_trips.pop_front()
+    }
+
     pub(super) fn handle_ping(&mut self, route: Route, sender: u64, sequence: u64, target: u64) {
         let me = self.members.me();
         if target != me.start(self.me) {

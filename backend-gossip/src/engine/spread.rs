@@ -121,6 +121,12 @@ impl Engine {
             .set_if_unset(Timer::Gossip, now + self.config.gossip_interval);
     }
 
+    /// Members and records that are being gossiped.
+    #[must_use]
+    pub fn broadcasts(&self) -> usize {
+        self.broadcasts.len()
+    }
+
     /// A member has told its digest. Once several in a row have agreed in everything, what the digest
     /// covers needs no more gossip: after many have joined together that is nearly all of it.
     pub(super) fn note_agreement(&mut self, digest: u64) {
