@@ -58,7 +58,7 @@ pub(crate) fn svg(outcomes: &[Outcome]) -> String {
          <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#fff\"/>\n"
     );
     by_loss(&mut svg, &panel(60.0, 30.0), outcomes);
-    by_false_deaths(&mut svg, &panel(545.0, 4.0), outcomes);
+    by_false_deaths(&mut svg, &panel(545.0, 6.0), outcomes);
     legend(&mut svg);
     svg.push_str("</svg>\n");
     svg
@@ -125,7 +125,8 @@ fn by_false_deaths(svg: &mut String, panel: &Panel, outcomes: &[Outcome]) {
         panel,
         "members that ran and were taken for dead, per 1,000 member-hours",
     );
-    for (at, label) in ["0", "1", "10", "100", "1,000"].iter().enumerate() {
+    let labels = ["0", "1", "10", "100", "1,000", "10,000", "100,000"];
+    for (at, label) in labels.iter().enumerate() {
         tick(svg, panel, at as f64, label);
     }
     for outcome in outcomes {
