@@ -52,6 +52,15 @@ pub(crate) struct Position {
     pub(crate) wait: Duration,
 }
 
+impl Position {
+    /// Whether a query from here that was answered with `index` was abandoned: the answer came before
+    /// the wait was over, and without a change. A server does so with whatever waits on its catalog
+    /// when it restores another one, and at no other time (`AbandonCh` in Consul's `blockingQuery`).
+    pub(crate) fn is_abandoned(&self, index: u64, waited: Duration) -> bool {
+        self.index > 0 && index == self.index && waited < self.wait
+    }
+}
+
 /// An answer of the catalog.
 #[derive(Debug)]
 pub(crate) struct Answer<T> {
@@ -334,6 +343,16 @@ mod tests {
         let mut query = String::from("/v1/x?");
         parameter(&mut query, "filter", "ID == \"a:b\"");
         assert_eq!(query, "/v1/x?&filter=ID%20%3D%3D%20%22a%3Ab%22");
+    }
+
+    #[test]
+    fn a_query_that_returns_early_and_unchanged_was_abandoned() {
+        let wait = Duration::from_secs(60);
+        let position = Position { index: 7, wait };
+        assert!(position.is_abandoned(7, wait / 2));
+        assert!(!position.is_abandoned(7, wait));
+        assert!(!position.is_abandoned(8, wait / 2));
+        assert!(!Position { index: 0, wait }.is_abandoned(0, wait / 2));
     }
 
     #[test]

@@ -118,10 +118,11 @@ pub struct ConsulConfig {
     pub consistency: Consistency,
 
     /// How long one query of a watch waits for a change. 1 s to 10 min (Consul's maximum), default
-    /// 5 min.
+    /// 1 min.
     ///
     /// Too low: needless requests, each with the whole list. Too high: something between here and
-    /// the agent may forget the silent connection.
+    /// the agent may forget the silent connection; and it bounds how late it shows where a snapshot
+    /// was restored while no query waited.
     #[serde(with = "config::duration")]
     pub wait: Duration,
 
@@ -182,7 +183,7 @@ impl Default for ConsulConfig {
             consul_namespace: None,
             partition: None,
             consistency: Consistency::Default,
-            wait: Duration::from_secs(5 * 60),
+            wait: Duration::from_secs(60),
             request_timeout: Duration::from_secs(5),
             leave_timeout: Duration::from_secs(5),
             loss_hold: Duration::from_secs(20),

@@ -31,6 +31,9 @@ const PAUSE_SHARE: u32 = 9;
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// Guards the own offers of a service until there are none. `changed` says that there are others.
+///
+/// It looks once a TTL at least, change or not: a snapshot that is restored between two queries takes
+/// offers away without one of them being abandoned, and viewers hold what is gone for a while only.
 pub(crate) async fn guard(shared: Arc<Shared>, service: ServiceName, changed: Arc<Notify>) {
     let _counted = Follower::new(&shared.followers);
     let mut cursor = Cursor::new(Instant::now());
@@ -46,7 +49,8 @@ pub(crate) async fn guard(shared: Arc<Shared>, service: ServiceName, changed: Ar
         };
         let epoch = shared.pulse.heard().await.epoch;
         let filter = filter(&keys);
-        let position = cursor.position(watch::wait(&shared));
+        let position = cursor.position(watch::wait(&shared).min(shared.config.ttl));
+        let asked = Instant::now();
         let query = shared
             .api
             .health(Catalog::Own, service.as_str(), filter.as_deref(), position);
@@ -71,6 +75,10 @@ pub(crate) async fn guard(shared: Arc<Shared>, service: ServiceName, changed: Ar
                 backoff.reset();
                 let (arrived, fingerprint) = (Instant::now(), answer.index);
                 let wanted = cursor.advance(answer.index, fingerprint, arrived);
+                if position.is_abandoned(answer.index, arrived - asked) {
+                    shared.pulse.abandoned(epoch);
+                    cursor.restart();
+                }
                 let readings = watch::read(&shared, &answer, &service);
                 let former = shared.compare(&service, readings);
                 pause = wanted.max(LOOKS_APART).max(arrived.elapsed() * PAUSE_SHARE);

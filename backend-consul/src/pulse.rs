@@ -92,6 +92,18 @@ impl Pulse {
         self.wait_for(|beat| beat.epoch != epoch).await
     }
 
+    /// A query that waited on the catalog of `epoch` was abandoned: there is another one.
+    pub(crate) fn abandoned(&self, epoch: u64) {
+        self.beats.send_if_modified(|beat| {
+            let is_news = beat.epoch == epoch;
+            if is_news {
+                debug!("the catalog was abandoned for another one");
+                beat.epoch += 1;
+            }
+            is_news
+        });
+    }
+
     /// Changes of the connection, from now on.
     pub(crate) fn changes(&self) -> watch::Receiver<Beat> {
         self.beats.subscribe()

@@ -65,7 +65,7 @@ pub(crate) enum Look {
 enum Verdict {
     /// The catalog shows it, and nothing newer.
     Owned,
-    /// The catalog showed it, and doesn't any more.
+    /// The catalog had it, and doesn't any more.
     Vanished,
     /// A newer owner has the key.
     Overtaken,
@@ -544,7 +544,8 @@ impl Offer {
                 _ => Verdict::Overtaken,
             },
             (_, Some(_)) => Verdict::Owned,
-            (_, None) if first_look => Verdict::Owned,
+            // It may be on its way. What the agent has confirmed the servers had as well.
+            (_, None) if first_look && !self.registration.is_registered() => Verdict::Owned,
             (_, None) => Verdict::Vanished,
         }
     }

@@ -61,6 +61,7 @@ async fn follow_service(shared: &Shared, selector: &Selector, service: &ServiceN
     loop {
         let epoch = heard(shared, |gone| shared.lost(selector, Some(service), gone)).await;
         let position = cursor.position(wait(shared));
+        let asked = Instant::now();
         let query = shared
             .api
             .health(Catalog::Watched, service.as_str(), None, position);
@@ -97,6 +98,10 @@ async fn follow_service(shared: &Shared, selector: &Selector, service: &ServiceN
                     doubt: answer.doubt,
                 };
                 again = shared.heard(selector, service, news);
+                if position.is_abandoned(answer.index, arrived - asked) {
+                    shared.pulse.abandoned(epoch);
+                    cursor.restart();
+                }
                 // A large service that changes all the time may take half of this loop's time.
                 sleep(pause.max(arrived.elapsed())).await;
             }
@@ -119,6 +124,7 @@ async fn follow_all(shared: &Arc<Shared>) -> Infallible {
     loop {
         let epoch = heard(shared, |gone| shared.lost(&selector, None, gone)).await;
         let position = cursor.position(wait(shared));
+        let asked = Instant::now();
         let result = tokio::select! {
             result = shared.api.services(position) => result,
             () = crowded(shared, position) => continue,
@@ -138,7 +144,12 @@ async fn follow_all(shared: &Arc<Shared>) -> Infallible {
                 let names = names(shared, &answer.value);
                 let mut hash = DefaultHasher::new();
                 names.hash(&mut hash);
-                let pause = cursor.advance(answer.index, hash.finish(), Instant::now());
+                let arrived = Instant::now();
+                let pause = cursor.advance(answer.index, hash.finish(), arrived);
+                if position.is_abandoned(answer.index, arrived - asked) {
+                    shared.pulse.abandoned(epoch);
+                    cursor.restart();
+                }
                 services.listed(shared, names);
                 tokio::select! {
                     () = sleep(pause) => {}

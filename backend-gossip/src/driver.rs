@@ -21,6 +21,8 @@ use tracing::{debug, info, warn};
 use crate::Stats;
 use crate::engine::{Engine, Event, Identity, MemberInfo, MemberState, Route};
 use crate::link::{LinkEvent, Links};
+use crate::members::{MemberTable, MemberWatch};
+use crate::metrics::Metrics;
 use crate::net::Net;
 use crate::resolve::{Resolution, Seeds};
 use crate::state_dir::StateDir;
@@ -45,6 +47,7 @@ pub(crate) enum Command {
     Health(InstanceKey, Health, Reply<Result<()>>),
     Watch(Selector, Reply<Result<Watch>>),
     Members(Reply<Vec<MemberInfo>>),
+    WatchMembers(Reply<MemberWatch>),
     Stats(Reply<Stats>),
     Close,
     #[cfg(feature = "fault-injection")]
@@ -66,6 +69,8 @@ pub(crate) struct Driver {
     state: StateDir,
     engine: Engine,
     watches: Watches,
+    members: MemberTable,
+    metrics: Metrics,
     board: Arc<Board>,
     /// What callers are told at the end of the turn.
     answers: Vec<Box<dyn FnOnce() + Send>>,
@@ -106,6 +111,7 @@ pub(crate) struct Parts {
     pub(crate) publisher: Publisher,
     pub(crate) board: Arc<Board>,
     pub(crate) joined: oneshot::Sender<()>,
+    pub(crate) cluster: Arc<str>,
     pub(crate) leave_timeout: Duration,
     pub(crate) commands: mpsc::Receiver<Command>,
 }
@@ -118,6 +124,8 @@ impl Driver {
             net: parts.net,
             links: Links::new(),
             watches: Watches::new(parts.publisher, parts.engine.freshness()),
+            members: MemberTable::new(),
+            metrics: Metrics::new(parts.cluster),
             seeds: parts.seeds,
             resolved: Vec::new(),
             state: parts.state,
@@ -263,6 +271,10 @@ impl Driver {
                 let members = self.engine.members().collect();
                 self.answer(reply, members);
             }
+            Command::WatchMembers(reply) => {
+                let watch = self.members.watch(&self.engine);
+                self.answer(reply, watch);
+            }
             Command::Stats(reply) => {
                 let stats = self.stats();
                 self.answer(reply, stats);
@@ -360,9 +372,11 @@ impl Driver {
             Event::NameTaken { by, renamed } => {
                 warn!(%by, %renamed, "another member has this name; going on under a new one");
                 self.board.renamed(self.engine.identity().clone());
+                self.members.changed();
             }
             Event::Member { member, state } => {
                 self.state.touch();
+                self.members.changed();
                 log_member(&member, state);
             }
         }
@@ -387,6 +401,7 @@ impl Driver {
             self.links.tend(now);
             self.state.tend(now, &self.engine);
             self.watches.sweep();
+            self.metrics.record(&self.stats(), &self.engine);
             // It grows with what the network loses.
             self.board.crash_bound(self.engine.crash_bound());
         }
@@ -398,6 +413,7 @@ impl Driver {
     /// Shows what the turn has changed: first in status and watches, then in the answers.
     fn settle(&mut self) {
         self.watches.publish(&self.engine);
+        self.members.publish(&self.engine);
         for answer in self.answers.drain(..) {
             answer();
         }
@@ -424,6 +440,7 @@ impl Driver {
             engine: self.engine.stats(),
             net: self.net.stats(),
             links: self.links.stats(),
+            views_published: self.watches.published(),
         }
     }
 

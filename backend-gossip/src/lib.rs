@@ -58,6 +58,11 @@ pub use faults::Faults;
 mod link;
 pub use link::LinkStats;
 
+mod members;
+pub use members::{MemberChange, MemberWatch};
+
+mod metrics;
+
 mod net;
 use net::Net;
 pub use net::NetStats;
@@ -115,6 +120,8 @@ pub struct Stats {
     pub net: NetStats,
     /// The TCP links.
     pub links: LinkStats,
+    /// Views given to watches.
+    pub views_published: u64,
 }
 
 impl GossipDiscovery {
@@ -185,6 +192,7 @@ impl GossipDiscovery {
             publisher: publisher.clone(),
             board: board.clone(),
             joined,
+            cluster: config.cluster.as_str().into(),
             leave_timeout: config.leave_timeout,
             commands: waiting,
         };
@@ -226,6 +234,27 @@ impl GossipDiscovery {
     /// [`Closed`](tidings_api::ErrorKind::Closed).
     pub async fn members(&self) -> Result<Vec<MemberInfo>> {
         self.ask(Command::Members).await
+    }
+
+    /// Watches the members as this one sees them: for dashboards, for work that is shared by
+    /// membership, for logs. Which instances there are to call is what [`watch`](Discovery::watch)
+    /// tells.
+    ///
+    /// ```no_run
+    /// # async fn run(member: tidings_gossip::GossipDiscovery) -> tidings_api::Result<()> {
+    /// let mut members = member.watch_members().await?;
+    /// loop {
+    ///     for change in members.changes().await? {
+    ///         println!("{} is {:?}", change.member.identity.name, change.member.state);
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Closed`](tidings_api::ErrorKind::Closed).
+    pub async fn watch_members(&self) -> Result<MemberWatch> {
+        self.ask(Command::WatchMembers).await
     }
 
     /// What this member has counted.

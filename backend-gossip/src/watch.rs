@@ -22,6 +22,7 @@ pub(crate) struct Watches {
     freshness_changed: bool,
     /// Number of feeds at which another one calls for a sweep.
     sweep_at: usize,
+    published: u64,
 }
 
 impl Watches {
@@ -33,6 +34,7 @@ impl Watches {
             freshness,
             freshness_changed: false,
             sweep_at: FEEDS_SWEPT_MIN,
+            published: 0,
         }
     }
 
@@ -43,6 +45,7 @@ impl Watches {
             Subscription::Joined(watch) => Ok(watch),
             Subscription::First(watch, feed) => {
                 feed.publish(engine.view(&selector), self.freshness.clone());
+                self.published += 1;
                 if self.feeds.len() >= self.sweep_at {
                     self.sweep();
                 }
@@ -72,6 +75,7 @@ impl Watches {
         for selector in std::mem::take(&mut self.changed) {
             if let Some(feed) = self.feeds.get(&selector) {
                 feed.publish(engine.view(&selector), self.freshness.clone());
+                self.published += 1;
             }
         }
         if std::mem::take(&mut self.freshness_changed) {
@@ -90,6 +94,11 @@ impl Watches {
             .collect();
         self.feeds.extend(back);
         self.sweep_at = (2 * self.feeds.len()).max(FEEDS_SWEPT_MIN);
+    }
+
+    /// Number of views published since the start.
+    pub(crate) fn published(&self) -> u64 {
+        self.published
     }
 
     /// Whether there is nothing to [`sweep`](Self::sweep).

@@ -21,6 +21,7 @@
 //! | `spread`, `broadcast` | push, gossip, piggyback |
 //! | `sync` | anti-entropy by hash range |
 //! | `join` | joining, healing, leaving |
+//! | `stats` | what a member counts |
 //! | `housekeeping` | forgetting the long gone, voiding old tombstones |
 //!
 //! Sources: SWIM (Das, Gupta, Motivala, DSN 2002); Lifeguard (Dadgar, Phillips, Currey, 2018);
@@ -38,6 +39,7 @@ mod merge;
 mod probe;
 mod registry;
 mod spread;
+mod stats;
 mod suspicion;
 mod sync;
 mod timer;
@@ -77,6 +79,7 @@ use crate::wire::{self, Header, Message, Reader};
 
 pub use self::config::EngineConfig;
 pub use self::member::MemberState;
+pub use self::stats::Stats;
 
 /// Who this member is, for one start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,36 +169,9 @@ pub struct MemberInfo {
     pub state: MemberState,
     /// How often it had to refute, or raised its word, since its start.
     pub incarnation: u64,
-}
-
-/// Counters since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Datagrams received.
-    pub datagrams_in: u64,
-    /// Datagrams sent.
-    pub datagrams_out: u64,
-    /// Frames sent over links.
-    pub link_frames_out: u64,
-    /// Bytes of both.
-    pub bytes_out: u64,
-    /// Frames dropped, in whole or from the first bad message on, because they don't decode.
-    pub malformed: u64,
-    /// Frames dropped because another cluster, or this member itself, sent them, and messages of a
-    /// sync that came by datagram.
-    pub foreign: u64,
-    /// Suspicions this member raised.
-    pub suspicions: u64,
-    /// Members this member declared dead.
-    pub deaths: u64,
-    /// Accusations of itself that this member refuted.
-    pub refutations: u64,
-    /// Syncs this member started.
-    pub syncs: u64,
-    /// Records refused because a bound was reached.
-    pub refused_records: u64,
-    /// Most broadcasts queued at one time.
-    pub broadcasts_max: usize,
+    /// Smoothed time from a ping to its answer, where this member has pinged it: one member at a
+    /// time in turn, so that in a big cluster it may be minutes old.
+    pub round_trip: Option<Duration>,
 }
 
 /// The gossip engine of one member.
@@ -492,7 +468,21 @@ impl Engine {
             identity: identity(member),
             state: member.state,
             incarnation: member.incarnation,
+            round_trip: member.round_trip,
         })
+    }
+
+    /// How many members there are in a state, this one included.
+    #[must_use]
+    pub fn members_in(&self, state: MemberState) -> usize {
+        let members = self.members.iter();
+        members.filter(|(_, member)| member.state == state).count()
+    }
+
+    /// Number of records known, tombstones included.
+    #[must_use]
+    pub fn records(&self) -> usize {
+        self.registry.len()
     }
 
     /// Own registrations, and whether a newer generation took over.
@@ -511,7 +501,10 @@ impl Engine {
     /// Counters since the start.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.stats
+        Stats {
+            broadcasts: self.broadcasts.len(),
+            ..self.stats
+        }
     }
 
     /// From the moment a member falls silent to its instances having left all views, at most, in a

@@ -208,6 +208,8 @@ impl Engine {
         {
             if stage == Stage::Direct {
                 let round_trip = now.saturating_duration_since(started);
+                self.stats.answers += 1;
+                self.stats.round_trips += round_trip;
                 self.members
                     .change(sender, &mut self.rng, |member| member.measure(round_trip));
             }
@@ -395,6 +397,7 @@ impl Engine {
         let Some(target) = self.next_target() else {
             return;
         };
+        self.stats.probes += 1;
         let sequence = self.next_sequence();
         let stage = Stage::Direct;
         self.probe = Some(Probe {
@@ -496,6 +499,7 @@ impl Engine {
     }
 
     fn fail_probe(&mut self, now: Instant, probe: &Probe) {
+        self.stats.failed_probes += 1;
         // Helpers that sent not even a nack speak against this member (Lifeguard section 3.1).
         let penalty = if probe.helpers == 0 {
             1

@@ -65,6 +65,11 @@ impl Registry {
         self.counts.get(&owner).copied().unwrap_or(0)
     }
 
+    /// Number of records.
+    pub(super) fn len(&self) -> usize {
+        self.records.len()
+    }
+
     /// All records, by owner and key.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &InstanceKey, &Stored)> {
         let records = self.records.iter();

@@ -82,6 +82,7 @@ impl Engine {
             self.note_agreement(digest);
             self.joined(now);
         } else if let Some(address) = self.members.find(member).map(|member| member.address) {
+            self.stats.digest_mismatches += 1;
             let (_, since) = self.sync_with.unwrap_or((address, now));
             self.sync_with = Some((address, since));
             self.timers.set_if_unset(Timer::Sync, now + SETTLE);
@@ -108,6 +109,7 @@ impl Engine {
         let alive = Message::Alive(self.members.me().to_alive());
         let all = self.items.range_digest(0, u64::MAX);
         let frame = self.frame(&[alive, Message::Sync(vec![all])]);
+        self.stats.sync_bytes_out += frame.len() as u64;
         self.transmit(Route::Link(address), frame);
     }
 
@@ -230,6 +232,9 @@ impl Engine {
             self.append(&mut frames, &ask.to_bytes(), LINK_FRAME_BYTES_TARGET);
         }
         for frame in frames {
+            if engaged {
+                self.stats.sync_bytes_out += frame.len() as u64;
+            }
             self.transmit(route, frame);
         }
     }

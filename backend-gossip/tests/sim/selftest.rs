@@ -100,6 +100,7 @@ const BROKEN: [(&str, Told); 22] = [
                 identity: identity(1, "b"),
                 state: state_of_b,
                 incarnation,
+                round_trip: None,
             });
             state
         };
@@ -281,6 +282,7 @@ fn every_rule_of_agreement_can_be_broken() {
         identity: identity(process, name),
         state: MemberState::Alive,
         incarnation: 0,
+        round_trip: None,
     };
     let (mut a, mut b) = (state(0, "a"), state(1, "b"));
     a.asked.push(asked.clone());

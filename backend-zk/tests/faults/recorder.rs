@@ -1,13 +1,12 @@
 //! Every change a watch reports, and waiting for conditions with a generous limit.
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use tidings_api::{Change, Discovery, DiscoveryExt, Health, Instance, InstanceKey, View, Watch};
 use tokio::task::JoinHandle;
 
-const DEADLINE: Duration = Duration::from_secs(60);
-const POLL_INTERVAL: Duration = Duration::from_millis(10);
+use crate::support::DEADLINE;
+pub(crate) use crate::support::eventually;
 
 /// What one handle's watch has shown of a service.
 pub(crate) struct Recorder {
@@ -128,15 +127,6 @@ pub(crate) async fn register_sick(discovery: &dyn Discovery, id: &str, number: u
 pub(crate) fn is_sick(view: &View, id: &str) -> bool {
     view.get(&key(id))
         .is_some_and(|found| found.health() == &Health::warning("sick"))
-}
-
-/// Waits for a condition that nothing announces.
-pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let start = Instant::now();
-    while !condition().await {
-        assert!(start.elapsed() < DEADLINE, "not in time: {what}");
-        tokio::time::sleep(POLL_INTERVAL).await;
-    }
 }
 
 pub(crate) async fn is_registered(discovery: &dyn Discovery, id: &str) {

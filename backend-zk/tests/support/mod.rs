@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidings_api::{Instance, InstanceKey};
 use tidings_testkit::proxy::Proxy;
@@ -14,6 +14,10 @@ use zookeeper_client as zk;
 
 /// Long enough that a busy machine doesn't end sessions by itself.
 pub(crate) const SESSION_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// How long tests wait for what has to happen.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A configuration whose times suit tests.
 pub(crate) fn config(hosts: &[SocketAddr], namespace: &str) -> ZkConfig {
@@ -26,6 +30,15 @@ pub(crate) fn config(hosts: &[SocketAddr], namespace: &str) -> ZkConfig {
     config.retry_max = Duration::from_secs(1);
     config.loss_hold = Duration::from_secs(5);
     config
+}
+
+/// Waits for a condition that nothing announces.
+pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !condition().await {
+        assert!(start.elapsed() < DEADLINE, "not in time: {what}");
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
 }
 
 /// A handle with a proxy of its own between it and the one server.

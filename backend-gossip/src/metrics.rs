@@ -1,0 +1,237 @@
+//! What a member counts, for the [`metrics`] facade: docs/metrics.md lists it for users.
+//!
+//! The engine counts in plain integers; about once a second they are handed over. So measuring costs
+//! nothing per packet, and next to nothing where no recorder is installed.
+
+use std::sync::Arc;
+use std::sync::Once;
+use std::time::Duration;
+
+use metrics::{Label, Unit, counter, describe_counter, describe_gauge, gauge};
+
+use crate::Stats;
+use crate::engine::{Engine, MemberState};
+
+/// Every counter: its name, unit and meaning, and where it stands.
+type Counter = (&'static str, Unit, &'static str, fn(&Stats) -> u64);
+
+const COUNTERS: &[Counter] = &[
+    (
+        "tidings_gossip_datagrams_received_total",
+        Unit::Count,
+        "datagrams received",
+        |stats| stats.engine.datagrams_in,
+    ),
+    (
+        "tidings_gossip_datagrams_sent_total",
+        Unit::Count,
+        "datagrams sent",
+        |stats| stats.engine.datagrams_out,
+    ),
+    (
+        "tidings_gossip_link_frames_sent_total",
+        Unit::Count,
+        "frames sent over links",
+        |stats| stats.engine.link_frames_out,
+    ),
+    (
+        "tidings_gossip_sent_bytes_total",
+        Unit::Bytes,
+        "bytes of datagrams and frames sent",
+        |stats| stats.engine.bytes_out,
+    ),
+    (
+        "tidings_gossip_malformed_frames_total",
+        Unit::Count,
+        "frames that don't decode",
+        |stats| stats.engine.malformed + stats.links.malformed,
+    ),
+    (
+        "tidings_gossip_foreign_frames_total",
+        Unit::Count,
+        "frames of other clusters",
+        |stats| stats.engine.foreign,
+    ),
+    (
+        "tidings_gossip_probes_total",
+        Unit::Count,
+        "members probed",
+        |stats| stats.engine.probes,
+    ),
+    (
+        "tidings_gossip_failed_probes_total",
+        Unit::Count,
+        "probes that nobody answered",
+        |stats| stats.engine.failed_probes,
+    ),
+    (
+        "tidings_gossip_suspicions_total",
+        Unit::Count,
+        "suspicions raised by this member",
+        |stats| stats.engine.suspicions,
+    ),
+    (
+        "tidings_gossip_refutations_total",
+        Unit::Count,
+        "accusations of itself refuted",
+        |stats| stats.engine.refutations,
+    ),
+    (
+        "tidings_gossip_deaths_total",
+        Unit::Count,
+        "members this one declared dead",
+        |stats| stats.engine.deaths,
+    ),
+    (
+        "tidings_gossip_digest_mismatches_total",
+        Unit::Count,
+        "answers with another digest",
+        |stats| stats.engine.digest_mismatches,
+    ),
+    (
+        "tidings_gossip_syncs_total",
+        Unit::Count,
+        "syncs started by this member",
+        |stats| stats.engine.syncs,
+    ),
+    (
+        "tidings_gossip_sync_sent_bytes_total",
+        Unit::Bytes,
+        "bytes sent in syncs",
+        |stats| stats.engine.sync_bytes_out,
+    ),
+    (
+        "tidings_gossip_refused_records_total",
+        Unit::Count,
+        "records beyond a bound",
+        |stats| stats.engine.refused_records,
+    ),
+    (
+        "tidings_gossip_dropped_datagrams_total",
+        Unit::Count,
+        "datagrams without room",
+        |stats| stats.net.dropped,
+    ),
+    (
+        "tidings_gossip_socket_errors_total",
+        Unit::Count,
+        "datagrams the system refused",
+        |stats| stats.net.errors,
+    ),
+    (
+        "tidings_gossip_links_opened_total",
+        Unit::Count,
+        "links opened by this member",
+        |stats| stats.links.opened,
+    ),
+    (
+        "tidings_gossip_links_accepted_total",
+        Unit::Count,
+        "links opened by others",
+        |stats| stats.links.accepted,
+    ),
+    (
+        "tidings_gossip_links_evicted_total",
+        Unit::Count,
+        "links ended to make room",
+        |stats| stats.links.evicted,
+    ),
+    (
+        "tidings_gossip_links_refused_total",
+        Unit::Count,
+        "links without room",
+        |stats| stats.links.turned_away,
+    ),
+    (
+        "tidings_gossip_dropped_link_frames_total",
+        Unit::Count,
+        "frames without a link",
+        |stats| stats.links.dropped,
+    ),
+    (
+        "tidings_gossip_views_published_total",
+        Unit::Count,
+        "views given to watches",
+        |stats| stats.views_published,
+    ),
+];
+
+const MEMBERS: &str = "tidings_gossip_members";
+const RECORDS: &str = "tidings_gossip_records";
+const QUEUED_BROADCASTS: &str = "tidings_gossip_queued_broadcasts";
+const OPEN_LINKS: &str = "tidings_gossip_open_links";
+const ROUND_TRIP: &str = "tidings_gossip_round_trip_seconds";
+
+const STATES: [(MemberState, &str); 4] = [
+    (MemberState::Alive, "alive"),
+    (MemberState::Suspect, "suspect"),
+    (MemberState::Dead, "dead"),
+    (MemberState::Left, "left"),
+];
+
+/// The metrics of one member.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    cluster: Arc<str>,
+    /// Direct answers that were reported, and their round trips together.
+    answered: (u64, Duration),
+}
+
+impl Metrics {
+    pub(crate) fn new(cluster: Arc<str>) -> Self {
+        Self {
+            cluster,
+            answered: (0, Duration::ZERO),
+        }
+    }
+
+    /// Hands over what there is.
+    pub(crate) fn record(&mut self, stats: &Stats, engine: &Engine) {
+        describe();
+        let labels = vec![
+            Label::new("cluster", self.cluster.clone()),
+            Label::new("member", engine.identity().name.clone()),
+        ];
+        for (name, _, _, value) in COUNTERS {
+            counter!(*name, labels.clone()).absolute(value(stats));
+        }
+        for (state, text) in STATES {
+            let mut labels = labels.clone();
+            labels.push(Label::from_static_parts("state", text));
+            gauge!(MEMBERS, labels).set(engine.members_in(state) as f64);
+        }
+        gauge!(RECORDS, labels.clone()).set(engine.records() as f64);
+        gauge!(QUEUED_BROADCASTS, labels.clone()).set(stats.engine.broadcasts as f64);
+        gauge!(OPEN_LINKS, labels.clone()).set(stats.links.open as f64);
+        if let Some(round_trip) = self.round_trip(stats) {
+            gauge!(ROUND_TRIP, labels).set(round_trip.as_secs_f64());
+        }
+    }
+
+    /// The mean round trip of the direct answers since the last call.
+    fn round_trip(&mut self, stats: &Stats) -> Option<Duration> {
+        let now = (stats.engine.answers, stats.engine.round_trips);
+        let (answers, total) = std::mem::replace(&mut self.answered, now);
+        let new = u32::try_from(now.0 - answers).ok().filter(|new| *new > 0)?;
+        Some((now.1 - total) / new)
+    }
+}
+
+/// Tells the recorder what the names mean, once.
+fn describe() {
+    static DESCRIBED: Once = Once::new();
+    DESCRIBED.call_once(|| {
+        for (name, unit, meaning, _) in COUNTERS {
+            describe_counter!(*name, *unit, *meaning);
+        }
+        describe_gauge!(MEMBERS, Unit::Count, "members known, by state");
+        describe_gauge!(RECORDS, Unit::Count, "records known, tombstones included");
+        describe_gauge!(QUEUED_BROADCASTS, Unit::Count, "changes queued for gossip");
+        describe_gauge!(OPEN_LINKS, Unit::Count, "links open, either way");
+        describe_gauge!(
+            ROUND_TRIP,
+            Unit::Seconds,
+            "mean time from a ping to its answer"
+        );
+    });
+}
