@@ -448,6 +448,8 @@ fn the_answer_to_who_accuses_refutes_at_once() {
                 },
             );
         }
+        // Gossip about it is over.
+        accused.broadcasts = Broadcasts::default();
         accuser.suspect(now, suspect, 0, [(accuser.me, false)]);
         accuser.check_suspect(now, suspect, 0);
         let datagrams = |engine: &mut Engine, to| {

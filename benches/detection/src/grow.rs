@@ -132,7 +132,7 @@ impl fmt::Display for Growth {
         )?;
         row(f, "members taken for dead", self.deaths.to_string())?;
         row(f, "simulated", seconds(self.simulated))?;
-        row(f, "took, on one core", seconds(self.took))?;
+        row(f, "took", seconds(self.took))?;
         row(f, "events", self.events.to_string())?;
         row(
             f,

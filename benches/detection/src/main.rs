@@ -40,7 +40,7 @@ use compare::{Work, compare};
 use scenario::{HARD_HOUR, SCENARIOS, Scenario, Size};
 
 /// How much the comparison runs of each scenario.
-const SEEDS: u64 = 2;
+const SEEDS: u64 = 3;
 const SECONDS: u64 = 600;
 
 fn main() -> ExitCode {
