@@ -139,7 +139,8 @@ pub enum Watches {
     /// Persistent where the server knows it, else one-shot.
     #[default]
     Auto,
-    /// One persistent recursive watch a selector: ZooKeeper 3.6 and later.
+    /// One persistent recursive watch a selector, and one a service in which this handle offers
+    /// many instances: ZooKeeper 3.6 and later.
     Persistent,
     /// One-shot watches on the children and each instance: any server.
     Oneshot,

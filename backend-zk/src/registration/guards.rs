@@ -9,7 +9,8 @@
 //! beforehand what it is about to cause; any other report on its node is somebody else's doing, or
 //! may be. Over one connection requests, reports and answers keep their order: a write that is sent
 //! after the watch was asked for is reported, before it is answered. A write whose report does not
-//! come shows that the watch is not to be relied on, and the node gets one of its own.
+//! come within [`REPORT_TIME_MAX`] shows that the watch is not to be relied on: the node is looked
+//! at, and gets one of its own. No node is unguarded for longer than that.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
