@@ -334,7 +334,8 @@ impl Eq for Instance {}
 /// wins on every watcher (REG-5). Zero before registration.
 ///
 /// Taken from the wall clock in microseconds, and always above every one this process took or saw
-/// for the key before, so that a clock that was set back doesn't make a new owner lose.
+/// for the key before, so that a clock that was set back doesn't make a new owner lose. Those of
+/// [mirrors](Instance::is_mirror) are a sixteenth of that, so that every owner's is greater.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
