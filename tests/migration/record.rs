@@ -97,7 +97,7 @@ impl Record {
                 match sight.check(name, life, bounds, &self.holds) {
                     Ok(seen) => {
                         took.worsen(seen);
-                        crashes_seen += u32::from(seen.crashed > 0);
+                        crashes_seen += u32::from(sight.saw_crash(name, life));
                     }
                     Err(text) => {
                         let _ = writeln!(wrong, "client {client}: {name}: {text} ({life:?})");
@@ -143,6 +143,17 @@ impl Sight {
         let few = few.then(|| format!("{} lookups in {seconds} s", self.lookups));
         let gap = (self.gap > GAP_MAX).then(|| format!("did not look for {} µs", self.gap));
         few.into_iter().chain(gap)
+    }
+
+    /// Whether the client saw an instance until it was killed, and then saw it go.
+    fn saw_crash(&self, name: &str, life: &Life) -> bool {
+        let Some((end, Ending::Killed)) = life.end else {
+            return false;
+        };
+        let before = self.views.iter().rfind(|(from, _)| *from <= end);
+        let last = self.views.last();
+        before.is_some_and(|(_, view)| view.contains(name))
+            && last.is_some_and(|(_, view)| !view.contains(name))
     }
 
     /// Compares what was seen of an instance with its life; says how long it took to be seen, and
@@ -257,6 +268,9 @@ mod tests {
             assert!(check(&killed, wrong).is_err(), "{why}");
         }
         let held = sight(&[(99, &[]), (101, a), (240, &[])], 300);
+        assert!(held.saw_crash("a", &killed) && !held.saw_crash("a", &told));
+        let ghost = sight(&[(99, &[]), (101, a)], 300);
+        assert!(!ghost.saw_crash("a", &killed) && !held.saw_crash("b", &killed));
         assert!(
             held.check("a", &killed, bounds, &[(199 * S, 230 * S)])
                 .is_ok()
