@@ -353,7 +353,9 @@ impl Generation {
     #[must_use]
     pub fn after(seen: Self) -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
-        Self(draw(&LAST, clock().max(seen.0.saturating_add(1))))
+        // Also where the clock stands before that.
+        let floor = clock().max(MIRROR_GENERATION_END);
+        Self(draw(&LAST, floor.max(seen.0.saturating_add(1))))
     }
 
     /// A new generation for a mirror: below those of owners, and otherwise as [`after`](Self::after).
