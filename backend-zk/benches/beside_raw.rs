@@ -3,13 +3,16 @@
 //! `cargo bench -p tidings-zk`; prints both sides and their ratio.
 //!
 //! Found on two cores, which the server shares with the clients and with whatever else the machine
-//! does, in FIVE runs: register → seen elsewhere takes 1.08 to 1.10 of the raw sequence (0.8 ms,
-//! target 1.3). Registrations at 64 in flight reach 1.46 to 1.53 of raw creations as the median of
-//! their rounds (20,000 to 22,000 a second, target 0.8), and 0.7 to 1.9 in single rounds: the raw side
-//! is as far apart, from 6,800 to 31,000 a second. It is no better client than the other: it sends
-//! fewer requests, since what waits is created together and one watch guards all. One registration
-//! at a time has neither and is the latency above. Who creates and watches each node by hand gets
-//! about half of it.
+//! does. Register → seen elsewhere takes 1.08 to 1.11 of the raw sequence in four runs (0.8 ms,
+//! target 1.3). Registrations at 64 in flight reach, as the median of the rounds, 1.53, 1.46 and 1.24
+//! of raw creations in three runs of 9, 9 and 15 rounds (19,700 to 22,500 a second, target 0.8).
+//! Rounds are far apart, those of the raw side most: 6,800 to 31,000 a second, so that the ratio of
+//! a single round is anything from 0.68 to 1.94.
+//!
+//! Tidings is no faster client than the raw one; it sends fewer requests, since creations that wait
+//! go together and one watch guards all nodes. Raw creations are not guarded; those that are, one
+//! by one, reach about half of what Tidings does. One registration at a time gains from neither: that
+//! is the latency above.
 #![allow(clippy::unwrap_used, reason = "a benchmark ends where something fails")]
 #![allow(clippy::print_stdout, reason = "what it is for")]
 
