@@ -49,7 +49,7 @@ tidings_testkit::server_tests! { zookeeper_3_8:
         world.start_bridge(0).await;
         world.churn_for(5 * SECOND).await;
         // A killed member is gone at once, and so are its mirrors, until the next one is there.
-        world.leave_a_gap(1 * SECOND).await;
+        world.leave_a_gap(SECOND).await;
         world.churn_for(5 * SECOND).await;
         world.end().await;
     }
