@@ -388,7 +388,7 @@ fn what_was_deregistered_leaves_room_for_what_is_registered() {
     let mut now = cluster.now;
     let instance = |id: usize| {
         let instance = Instance::new("web", "10.0.0.9:80").unwrap();
-        instance.with_id(&id.to_string()).unwrap()
+        instance.with_id(id.to_string()).unwrap()
     };
     let kept = engine.register(now, instance(usize::MAX)).unwrap();
     for id in 0..2 * RECORDS_PER_OWNER_MAX {
@@ -411,7 +411,7 @@ fn one_registration_too_many_is_refused_and_says_so() {
     let (now, engine) = (cluster.now, &mut cluster.engines[0]);
     let instance = |id: usize| {
         let instance = Instance::new("web", "10.0.0.9:80").unwrap();
-        instance.with_id(&id.to_string()).unwrap()
+        instance.with_id(id.to_string()).unwrap()
     };
     for id in 0..REGISTRATIONS_MAX {
         engine.register(now, instance(id)).unwrap();
