@@ -50,7 +50,7 @@ enum End {
     },
     Etcd(etcd::Cluster),
     ZooKeeper(zookeeper::Ensemble),
-    Consul(consul::Agent),
+    Consul(Box<consul::Agent>),
 }
 
 impl Ends {
@@ -138,7 +138,7 @@ impl End {
             }
             Kind::Consul => {
                 let options = consul::Options::new(consul::Role::Server);
-                Self::Consul(consul::Agent::start(options).await.unwrap())
+                Self::Consul(Box::new(consul::Agent::start(options).await.unwrap()))
             }
         }
     }
