@@ -32,7 +32,7 @@ pub(crate) async fn tell(inner: Weak<Inner>) {
     describe();
     let mut told = BTreeSet::new();
     while let Some(inner) = inner.upgrade() {
-        told = set(&inner, told);
+        told = set(&inner, &told);
         drop(inner);
         tokio::time::sleep(PAUSE).await;
     }
@@ -40,7 +40,7 @@ pub(crate) async fn tell(inner: Weak<Inner>) {
 
 /// Sets all gauges, also of the services that were `told` last and aren't there any more; returns
 /// those that are.
-fn set(inner: &Inner, told: BTreeSet<ServiceName>) -> BTreeSet<ServiceName> {
+fn set(inner: &Inner, told: &BTreeSet<ServiceName>) -> BTreeSet<ServiceName> {
     let coverage = inner.coverage();
     for (service, coverage) in &coverage {
         set_service(service, Some(coverage));
