@@ -8,7 +8,7 @@ use std::time::Duration;
 use metrics::{
     Counter, Gauge, GaugeFn, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
 };
-use tidings_api::{Discovery, DiscoveryExt, Health, Instance, MemoryRegistry};
+use tidings_api::{Discovery, Health, Instance, MemoryRegistry};
 use tidings_migration::{Migration, Phase};
 
 /// Remembers the last value of each gauge, by its name and its labels' values.
@@ -153,7 +153,7 @@ async fn what_the_report_says_is_there_as_metrics() {
 
     assert!(process.watch_all().await.is_ok());
 
-    let units = gauges.units.lock().unwrap();
+    let units = gauges.units.lock().unwrap().clone();
     assert_eq!(units["tidings_migration_complete_seconds"], Unit::Seconds);
     assert_eq!(units.len(), 6);
 }

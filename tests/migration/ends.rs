@@ -43,6 +43,7 @@ pub(crate) struct Ends {
 }
 
 /// One end.
+#[allow(clippy::large_enum_variant, reason = "there are two")]
 enum End {
     /// It has no server: it lives as long as its members.
     Gossip {

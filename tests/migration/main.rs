@@ -8,7 +8,7 @@
 //! runs what takes a few minutes: five moves by rolling restarts, with a server killed for 8 s in
 //! each phase, with processes that hold the gates; and one at run time and one by itself. The
 //! rest is ignored. In the long version servers stay killed for a minute, every move is also made
-//! at run time and by itself, and each takes some 25 min:
+//! at run time and by itself, and each takes ten minutes or more:
 //!
 //! ```text
 //! TIDINGS_MIGRATION=long cargo test --all-features --test migration -- --include-ignored --nocapture
