@@ -16,7 +16,7 @@ impl Backend {
     /// In words, with the numbers of this configuration.
     pub(crate) fn traits(&self) -> Traits {
         let within = "what the contract allows";
-        let (limits, others, hold, registry) = match self {
+        let (limits, others, hold, registry): (_, _, Option<Duration>, _) = match self {
             #[cfg(feature = "consul")]
             Self::Consul(config) => (
                 within.to_owned(),

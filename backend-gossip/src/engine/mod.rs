@@ -436,8 +436,10 @@ impl Engine {
         if *self.members.me().seal == *told || self.leave.is_some() {
             return;
         }
+        let newest = self.version;
         self.members.change(self.me, &mut self.rng, |me| {
             me.seal = told.into();
+            me.newest = newest;
             me.incarnation = me.incarnation.saturating_add(1);
         });
         self.index_member(self.me);

@@ -1,5 +1,7 @@
 //! How a link begins: with a hello either way, or unsealed with the first frame.
 
+use std::io;
+
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::WriteHalf;
 use tokio::time::timeout;
@@ -57,7 +59,7 @@ pub(super) async fn greet(
 
 fn hello(ring: &Ring) -> Result<Hello, End> {
     let mut salt = [0; 16];
-    getrandom::fill(&mut salt).map_err(|error| End::Local(error.into()))?;
+    getrandom::fill(&mut salt).map_err(|error| End::Local(io::Error::other(error)))?;
     Hello::new(ring, salt).ok_or(End::Done)
 }
 
