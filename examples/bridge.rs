@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --example bridge --features etcd -- \
-//!     --from 'gossip://0.0.0.0:7947?join=seed.internal' --to 'etcd://127.0.0.1:2379/prod'
+//!     --from 'gossip://0.0.0.0:7947?join=seed.internal&keys_file=/etc/web/gossip.key' --to 'etcd://127.0.0.1:2379/prod'
 //! ```
 //!
 //! Run two of them, each with a name of its own: they share the work, and one takes over when the

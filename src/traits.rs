@@ -2,6 +2,8 @@
 //!
 //! [`Migration::preflight`]: tidings_migration::Migration::preflight
 
+use std::time::Duration;
+
 use tidings_migration::Traits;
 
 use crate::connect::Backend;

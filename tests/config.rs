@@ -193,7 +193,7 @@ mod errors {
         assert_refused(
             tidings::connect("").await,
             "discovery url: it is empty: accepted is a URL such as \
-             gossip://0.0.0.0:7946?join=seed.internal",
+             gossip://127.0.0.1:7946?join=seed.internal",
         );
         assert_refused(
             tidings::connect("memory://shop?nmae=x").await,

@@ -143,7 +143,7 @@ impl fmt::Debug for DiscoveryUrl {
 fn check_characters(text: &str) -> Result<()> {
     if text.is_empty() {
         return Err(refused(
-            "it is empty: accepted is a URL such as gossip://0.0.0.0:7946?join=seed.internal",
+            "it is empty: accepted is a URL such as gossip://127.0.0.1:7946?join=seed.internal",
         ));
     }
     match text.find(|c: char| c.is_whitespace() || c.is_control() || c == '#') {
