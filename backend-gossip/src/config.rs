@@ -21,7 +21,7 @@ pub const PORT_DEFAULT: u16 = 7946;
 /// ```
 /// use tidings_gossip::GossipConfig;
 ///
-/// let url = "gossip://0.0.0.0:7946/prod?join=10.0.0.5,10.0.0.6:8000&name=web-1".parse()?;
+/// let url = "gossip://0.0.0.0:7946/prod?join=10.0.0.5,10.0.0.6:8000&keys_file=/etc/web/key".parse()?;
 /// let config = GossipConfig::from_url(&url)?;
 /// assert_eq!(config.cluster, "prod");
 /// assert_eq!(config.join, ["10.0.0.5", "10.0.0.6:8000"]);
