@@ -7,11 +7,13 @@
 //!   side never goes back, so its word outweighs the numbers of a clock that was set back;
 //! * the floor as long as a side lists it, and then nothing.
 //!
-//! A side that can't be heard keeps what it listed. An instance leaves in its outage only where the
-//! other side, which is heard, has listed it and then stops to: its end came in the outage. A side
-//! that is heard again may still list it for a while: gossip has to catch up, and a server that was
-//! restarted gives every lease its whole time anew. So its word on what has left is *doubted* until
-//! the time is over in which it would have noticed a crash.
+//! A side that can't be heard keeps what it listed. In its outage an instance leaves only where the
+//! other side, which is heard, has listed it and stopped to. That may have been shortly before the
+//! outage: gossip notices a crash at once, a lease only when it runs out, and a lost host takes
+//! instances and servers with it. So where one side drops an instance, the other's word for it is
+//! *doubted* until it has been heard, without a break, for as long as it takes to notice a crash.
+//! The same holds for a side that is heard again: gossip has to catch up, and a server that was
+//! restarted gives every lease its whole time anew.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -49,19 +51,24 @@ struct Heard {
     view: View,
     /// Whether it has ever been live: before that, what it doesn't list is unknown.
     ever: bool,
-    /// Since when it has been live without a break.
-    live_since: Option<Instant>,
-    /// How long it is doubted after an outage.
+    standing: Standing,
+}
+
+/// How much a side's word is worth.
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    /// When it was live last.
+    live: Option<Period>,
+    /// How long it takes to notice a crash.
     doubt: Duration,
 }
 
-/// How much each side's word is worth at a moment.
+/// A time without a break.
 #[derive(Clone, Copy, Debug)]
-struct Standing {
-    /// The sides that are live.
-    live: Sides,
-    /// Those that have been for longer than they are doubted.
-    trusted: Sides,
+struct Period {
+    since: Instant,
+    /// Not over yet where it is `None`.
+    until: Option<Instant>,
 }
 
 /// What is known of one key.
@@ -79,10 +86,20 @@ struct Place {
     is_news: bool,
     /// It has listed the floor.
     vouched: bool,
-    /// It has listed the floor, and stopped to while the other side wasn't heard.
-    dropped: bool,
+    /// It has listed the floor, and stopped to; the other side hasn't been heard for long enough
+    /// since to know better.
+    dropped: Option<Dropped>,
     /// The generation that it lists is one that the other side has moved on from.
     passed: bool,
+}
+
+/// A side has stopped to list what it had listed.
+#[derive(Clone, Copy, Debug)]
+struct Dropped {
+    at: Instant,
+    /// The other side was lost since, while this one was heard: what it lists is the past, where
+    /// otherwise it may as well know better.
+    decides: bool,
 }
 
 /// The newest that was shown of a key.
@@ -110,7 +127,7 @@ impl Merge {
     pub(crate) fn hear(&mut self, side: Side, view: &View, now: Instant) {
         let heard = &mut self.sides[side.index()];
         heard.ever |= view.is_live();
-        heard.live_since = heard.live_since.or(Some(now)).filter(|_| view.is_live());
+        heard.standing.is(view.is_live(), now);
         let last = std::mem::replace(&mut heard.view, view.clone());
         for gone in last.iter().filter(|gone| view.get(gone.key()).is_none()) {
             if let Some(entry) = self.keys.get_mut(gone.key()) {
@@ -135,9 +152,10 @@ impl Merge {
         }
     }
 
-    /// Doubts a side for so long after an outage: the bound within which it notices a crash.
+    /// Doubts a side for so long after an outage, and after the other has dropped something: the
+    /// bound within which it notices a crash.
     pub(crate) fn doubt(&mut self, side: Side, doubt: Duration) {
-        self.sides[side.index()].doubt = doubt;
+        self.sides[side.index()].standing.doubt = doubt;
     }
 
     /// Reads according to another plan from now on.
@@ -148,17 +166,9 @@ impl Merge {
 
     /// The merged view.
     pub(crate) fn view(&mut self, now: Instant) -> (Vec<Arc<Instance>>, Freshness) {
-        let sides = |is_one: &dyn Fn(&Heard) -> bool| -> Sides {
-            let sides = Side::BOTH.into_iter();
-            sides
-                .filter(|side| is_one(&self.sides[side.index()]))
-                .collect()
-        };
-        let ever = sides(&|heard| heard.ever);
-        let standing = Standing {
-            live: sides(&|heard| heard.live_since.is_some()),
-            trusted: sides(&|heard| heard.trusted_from().is_some_and(|from| now >= from)),
-        };
+        let ever = Side::BOTH.into_iter();
+        let ever = ever.filter(|side| self.sides[side.index()].ever).collect();
+        let standing = [0, 1].map(|side| self.sides[side].standing);
         let mut shown = Vec::new();
         let (plan, mut forgotten) = (&self.plan, Vec::new());
         for (key, entry) in &mut self.keys {
@@ -176,7 +186,8 @@ impl Merge {
 
     /// When the view may change without anything being heard; after `now`.
     pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
-        let trusted = self.sides.iter().filter_map(Heard::trusted_from);
+        let trusted = self.sides.iter();
+        let trusted = trusted.filter_map(|heard| heard.standing.trusted_from());
         let trusted = trusted.filter(|from| *from > now).min();
         let entries = self.keys.values();
         entries
@@ -238,14 +249,50 @@ impl Heard {
         Self {
             view: View::unknown(why),
             ever: false,
-            live_since: None,
-            doubt: DOUBT_DEFAULT,
+            standing: Standing {
+                live: None,
+                doubt: DOUBT_DEFAULT,
+            },
+        }
+    }
+}
+
+impl Standing {
+    /// Notes whether it is live.
+    fn is(&mut self, live: bool, now: Instant) {
+        match (live, &mut self.live) {
+            (true, Some(Period { until: None, .. })) | (false, None) => {}
+            (true, _) => {
+                self.live = Some(Period {
+                    since: now,
+                    until: None,
+                });
+            }
+            (false, Some(period)) => {
+                period.until.get_or_insert(now);
+            }
         }
     }
 
-    /// From when on its word on what has left is believed.
+    fn live_since(&self) -> Option<Instant> {
+        let period = self.live.filter(|period| period.until.is_none());
+        period.map(|period| period.since)
+    }
+
+    /// From when on its word is believed again after an outage.
     fn trusted_from(&self) -> Option<Instant> {
-        Some(self.live_since? + self.doubt)
+        Some(self.live_since()? + self.doubt)
+    }
+
+    fn is_live(&self) -> bool {
+        self.live_since().is_some()
+    }
+
+    /// Whether what it says has outlasted a crash at that moment.
+    fn outlasts(&self, then: Instant, now: Instant) -> bool {
+        self.live.is_some_and(|Period { since, until }| {
+            since.max(then) + self.doubt <= until.unwrap_or(now)
+        })
     }
 }
 
@@ -255,7 +302,7 @@ impl Place {
         if generation(&self.listed) != generation(&listed) {
             self.passed = false;
         }
-        self.dropped &= listed.is_none();
+        self.dropped = self.dropped.filter(|_| listed.is_none());
         self.is_news = true;
         self.listed = listed;
     }
@@ -274,7 +321,7 @@ impl Entry {
     fn look(
         &mut self,
         reads: Sides,
-        Standing { live, trusted }: Standing,
+        standing: [Standing; 2],
         now: Instant,
     ) -> Option<Arc<Instance>> {
         if let Some(next) = self.next(reads, now) {
@@ -289,18 +336,23 @@ impl Entry {
             if place.lists(floor) && (place.vouched || !is_late) {
                 listed = listed.union(side.into());
                 place.vouched = true;
-            } else if place.vouched && place.is_news && live.has(side) {
-                place.dropped |= !live.has(side.other());
+            } else if place.vouched && place.is_news && standing[side.index()].is_live() {
+                place.dropped.get_or_insert(Dropped {
+                    at: now,
+                    decides: false,
+                });
             }
         }
-        let is_alive = listed
-            .iter()
-            .any(|side| live.has(side) && trusted.has(side));
         let mut dropped = false;
-        for place in &mut self.sides {
+        for side in Side::BOTH {
+            let [this, other] = [side, side.other()].map(|side| standing[side.index()]);
+            let place = &mut self.sides[side.index()];
             place.is_news = false;
-            place.dropped &= !is_alive;
-            dropped |= place.dropped;
+            place.dropped = place.dropped.filter(|it| !other.outlasts(it.at, now));
+            if let Some(it) = &mut place.dropped {
+                it.decides |= reads.has(side) && this.is_live() && !other.is_live();
+                dropped |= it.decides;
+            }
         }
         if listed != Sides::NONE && !dropped {
             floor.left = None;
@@ -340,7 +392,7 @@ impl Entry {
         for place in &mut self.sides {
             let lists_last = place.listed.is_some() && place.listed_generation() == last;
             place.passed |= lists_last;
-            (place.vouched, place.dropped) = (false, false);
+            (place.vouched, place.dropped) = (false, None);
         }
         self.floor = Some(Floor {
             stamp: next.stamp,
@@ -401,7 +453,10 @@ impl Entry {
         let left = floor.left?;
         let waits = |place: &Place| place.lists(floor) && !place.vouched;
         let waits = self.sides.iter().any(waits);
-        let doubted = self.sides.iter().any(|place| place.dropped);
+        let doubted = self
+            .sides
+            .iter()
+            .any(|place| place.dropped.is_some_and(|it| it.decides));
         let due = [
             Some(left + LATE).filter(|_| waits),
             trusted.filter(|_| doubted),

@@ -201,11 +201,38 @@ fn an_outage_does_not_make_an_earlier_loss_final() {
         [(10, 2)],
         "its lease on the old side was lost"
     );
+    bench.now += LATE;
     bench.loses(Side::New);
-    assert_eq!(bench.shows(), [(10, 2)]);
+    assert_eq!(bench.shows(), [(10, 2)], "the new side knew better");
     bench.returns(Side::New);
     bench.hears(Side::New, &[]);
     assert_eq!(bench.shows(), []);
+}
+
+/// A host that is lost with an instance and a server on it: one side notices the crash at once, the
+/// other is lost before it could.
+#[test]
+fn a_crash_right_before_an_outage_is_seen() {
+    let mut bench = bench(Phase::BothReadMerged);
+    for side in Side::BOTH {
+        bench.hears(side, &[marked(10, 1)]);
+    }
+    assert_eq!(bench.shows(), [(10, 2)]);
+    bench.hears(Side::Old, &[]);
+    assert_eq!(bench.shows(), [(10, 2)], "the new side lists it");
+    bench.now += LATE - Duration::from_millis(1);
+    assert_eq!(bench.shows(), [(10, 2)]);
+    bench.loses(Side::New);
+    assert_eq!(bench.shows(), [], "the new side may not have noticed");
+    bench.now += MEMORY;
+    bench.returns(Side::New);
+    assert_eq!(bench.shows(), [], "its lease has its whole time anew");
+    bench.now += LATE;
+    assert_eq!(bench.shows(), [(10, 2)], "it is there after all");
+    bench.loses(Side::New);
+    assert_eq!(bench.shows(), [(10, 2)]);
+    bench.returns(Side::New);
+    assert_eq!(bench.shows(), [(10, 2)], "that is settled");
 }
 
 #[test]
