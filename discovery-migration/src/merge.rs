@@ -148,7 +148,12 @@ impl Merge {
     pub(crate) fn leave(&mut self, side: Side) {
         self.sides[side.index()] = Heard::unknown("it is not in use");
         for entry in self.keys.values_mut() {
-            entry.sides[side.index()] = Place::default();
+            // What it said about the other side's outage is still true.
+            let dropped = entry.sides[side.index()].dropped;
+            entry.sides[side.index()] = Place {
+                dropped: dropped.filter(|it| it.decides),
+                ..Place::default()
+            };
         }
     }
 

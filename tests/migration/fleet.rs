@@ -15,7 +15,7 @@ use crate::process::{PATIENCE, Process};
 use crate::record::{Ending, Life, Record};
 
 /// Fleets that run at the same time: more, and the processor is what is tested.
-const FLEETS_MAX: usize = 8;
+const FLEETS_MAX: usize = 4;
 static FLEETS: Semaphore = Semaphore::const_new(FLEETS_MAX);
 
 pub(crate) struct Fleet {

@@ -43,8 +43,7 @@ fn one_member_of_the_fleet() {
 /// All scenarios on one move, with what is ignored: rolling restarts, lost sides, and what changes
 /// phases at run time.
 macro_rules! moves {
-    ($($server:ident: $name:ident, $from:ident => $to:ident,
-        rolling($(#[$rolling:meta])?) lost($(#[$lost:meta])?) running($(#[$running:meta])?);)*) => {$(
+    ($($server:ident: $name:ident, $from:ident => $to:ident;)*) => {$(
         mod $name {
             use super::{Kind, Move, scenarios};
 
@@ -55,12 +54,10 @@ macro_rules! moves {
                     scenarios::preflight(MOVE).await;
                 }
 
-                $(#[$rolling])?
                 async fn by_rolling_restarts_and_back() {
                     scenarios::rolling_restarts(MOVE).await;
                 }
 
-                $(#[$lost])?
                 async fn with_a_side_lost_in_each_phase() {
                     scenarios::lost_sides(MOVE).await;
                 }
@@ -73,12 +70,10 @@ macro_rules! moves {
                     scenarios::the_wrong_order(MOVE).await;
                 }
 
-                $(#[$running])?
                 async fn at_run_time_under_changes_and_back() {
                     scenarios::at_run_time(MOVE).await;
                 }
 
-                $(#[$running])?
                 async fn by_itself_and_back_where_a_side_fails() {
                     scenarios::by_itself(MOVE).await;
                 }
@@ -88,18 +83,9 @@ macro_rules! moves {
 }
 
 moves! {
-    etcd_3_4: gossip_to_etcd, Gossip => Etcd, rolling() lost()
-        running(#[ignore = "open: its gate doesn't open in time on a busy machine"]);
-    zookeeper_3_8: gossip_to_zookeeper, Gossip => ZooKeeper, rolling() lost()
-        running(#[ignore = "it takes long"]);
-    consul: gossip_to_consul, Gossip => Consul,
-        rolling(#[ignore = "open: a client wasn't ready in time on a busy machine"])
-        lost(#[ignore = "open: lookups miss instances for a moment when the agent is back"])
-        running(#[ignore = "it takes long"]);
-    etcd_3_4: etcd_to_gossip, Etcd => Gossip, rolling()
-        lost(#[ignore = "open: in one of three runs a change wasn't seen by all in time"])
-        running(#[ignore = "it takes long"]);
-    zookeeper_3_8_and_etcd_3_4: zookeeper_to_etcd, ZooKeeper => Etcd, rolling()
-        lost(#[ignore = "open: lookups miss an instance for a moment on a busy machine"])
-        running(#[ignore = "it takes long"]);
+    etcd_3_4: gossip_to_etcd, Gossip => Etcd;
+    zookeeper_3_8: gossip_to_zookeeper, Gossip => ZooKeeper;
+    consul: gossip_to_consul, Gossip => Consul;
+    etcd_3_4: etcd_to_gossip, Etcd => Gossip;
+    zookeeper_3_8_and_etcd_3_4: zookeeper_to_etcd, ZooKeeper => Etcd;
 }

@@ -236,6 +236,25 @@ fn a_crash_right_before_an_outage_is_seen() {
 }
 
 #[test]
+fn what_ended_in_an_outage_does_not_return_where_the_other_side_is_left() {
+    let mut bench = bench(Phase::BothReadMerged);
+    for side in Side::BOTH {
+        bench.hears(side, &[marked(10, 1)]);
+    }
+    bench.shows();
+    bench.loses(Side::New);
+    bench.hears(Side::Old, &[]);
+    assert_eq!(bench.shows(), []);
+    bench.returns(Side::New);
+    assert_eq!(bench.shows(), []);
+    bench.merge.follow(&Selector::All, Phase::New.into());
+    bench.merge.leave(Side::Old);
+    assert_eq!(bench.shows(), [], "its lease lives, and it doesn't");
+    bench.now += LATE;
+    assert_eq!(bench.shows(), [(10, 2)], "it is there after all");
+}
+
+#[test]
 fn with_both_sides_lost_nothing_changes() {
     let mut bench = bench(Phase::BothReadMerged);
     bench.hears(Side::Old, &[marked(10, 1)]);
