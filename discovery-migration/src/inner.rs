@@ -200,8 +200,22 @@ impl Inner {
         }
     }
 
-    /// Own registrations, with their keys and whether each is on this side.
-    pub(crate) fn own(&self, side: Side) -> BTreeMap<InstanceKey, Presence> {
+    /// Own registrations, with the version that is desired now.
+    pub(crate) fn versions(&self) -> BTreeMap<InstanceKey, u64> {
+        let offers = self.lock();
+        let owned = offers.map.iter();
+        let owned = owned.filter(|(_, offer)| offer.owned().is_some());
+        owned
+            .map(|(key, offer)| (key.clone(), offer.version))
+            .collect()
+    }
+
+    /// Own registrations, with their keys and whether each is on this side in a version or later.
+    pub(crate) fn own(
+        &self,
+        side: Side,
+        versions: &BTreeMap<InstanceKey, u64>,
+    ) -> BTreeMap<InstanceKey, Presence> {
         let status = self.handles.get(side).map(|handle| handle.status());
         let offers = self.lock();
         let owned = offers
@@ -213,6 +227,9 @@ impl Inner {
             let registration = status.as_ref().and_then(|status| status.registration(key));
             match registration {
                 Some(Registration::Registered) if told.has(offer.version) => Presence::There,
+                Some(_) if told.is_confirmed(versions.get(key).copied().unwrap_or(u64::MAX)) => {
+                    Presence::There
+                }
                 Some(_) if told.holds && told.error.is_none() => Presence::UnderWay,
                 _ => Presence::Absent,
             }
@@ -324,6 +341,9 @@ impl Inner {
                 Goal::Register(instance, version) => {
                     self.bring(&key, side, *instance, version).await;
                 }
+                Goal::Goodbye(instance, version) => {
+                    self.say_goodbye(&key, side, *instance, version).await;
+                }
                 Goal::Deregister(version) => {
                     let handle = self.handles.get(side);
                     let removed = match handle {
@@ -361,10 +381,28 @@ impl Inner {
         if let Some(error) = &error {
             tracing::warn!(%key, %side, %error, "a side refuses a registration");
         }
+        let status = handle.status();
+        let registered = matches!(status.registration(key), Some(Registration::Registered));
         self.offer_mut(key, |offer| {
             let holds = error.is_none() || offer.told[side.index()].holds;
+            if error.is_none() && registered {
+                offer.confirm(side, version);
+            }
             offer.tell(side, version, holds, error);
         });
+    }
+
+    /// Tells everybody on a side that is about to be left that the instance lives on, and gives them
+    /// the time to hear it: in an outage of the other side they would take it for gone.
+    async fn say_goodbye(&self, key: &InstanceKey, side: Side, instance: Instance, version: u64) {
+        let mut pause = Duration::ZERO;
+        if let Some(handle) = self.handles.get(side) {
+            match handle.register(instance).await {
+                Ok(_) => pause = handle.status().bounds().visible,
+                Err(error) => tracing::debug!(%key, %side, %error, "a side can't be told goodbye"),
+            }
+        }
+        self.offer_mut(key, |offer| offer.say_goodbye(side, version, pause));
     }
 
     /// Waits until both sides were told of a version of a key.

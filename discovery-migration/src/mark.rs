@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use tidings_api::{Generation, Instance, METADATA_MIRROR_KEY};
 
-use crate::Phase;
 use crate::bridge::BridgeMark;
+use crate::{Phase, Side};
 
 /// The metadata key of the mark. What starts with [`tidings.`](tidings_api::METADATA_RESERVED_PREFIX)
 /// is kept from applications that use a [`Migration`](crate::Migration); others see it.
@@ -142,6 +142,11 @@ impl Listed {
 
     pub(crate) fn generation(&self) -> Generation {
         self.stamp.generation
+    }
+
+    /// Whether its owner lives on without a side, by its phase.
+    pub(crate) fn has_left(&self, side: Side) -> bool {
+        self.phase.is_some_and(|phase| !phase.writes().has(side))
     }
 
     /// Whether its owner itself is on this side.

@@ -91,6 +91,8 @@ struct Place {
     dropped: Option<Dropped>,
     /// The generation that it lists is one that the other side has moved on from.
     passed: bool,
+    /// The owner has said goodbye here: it lives on, on the other side.
+    goodbye: bool,
 }
 
 /// A side has stopped to list what it had listed.
@@ -131,7 +133,7 @@ impl Merge {
         let last = std::mem::replace(&mut heard.view, view.clone());
         for gone in last.iter().filter(|gone| view.get(gone.key()).is_none()) {
             if let Some(entry) = self.keys.get_mut(gone.key()) {
-                entry.sides[side.index()].list(None);
+                entry.sides[side.index()].list(None, side);
             }
         }
         for instance in view {
@@ -140,7 +142,7 @@ impl Merge {
                 continue;
             }
             let entry = self.keys.entry(instance.key().clone()).or_default();
-            entry.sides[side.index()].list(Some(Listed::new(instance)));
+            entry.sides[side.index()].list(Some(Listed::new(instance)), side);
         }
     }
 
@@ -302,14 +304,22 @@ impl Standing {
 }
 
 impl Place {
-    fn list(&mut self, listed: Option<Listed>) {
+    fn list(&mut self, listed: Option<Listed>, side: Side) {
         let generation = |listed: &Option<Listed>| listed.as_ref().map(Listed::generation);
         if generation(&self.listed) != generation(&listed) {
             self.passed = false;
         }
         self.dropped = self.dropped.filter(|_| listed.is_none());
+        if let Some(listed) = &listed {
+            self.goodbye = listed.has_left(side);
+        }
         self.is_news = true;
         self.listed = listed;
+    }
+
+    /// Whether it has listed the floor and stopped to, without a goodbye.
+    fn ends(&self) -> bool {
+        self.vouched && self.is_news && !self.goodbye
     }
 
     fn lists(&self, floor: &Floor) -> bool {
@@ -341,7 +351,7 @@ impl Entry {
             if place.lists(floor) && (place.vouched || !is_late) {
                 listed = listed.union(side.into());
                 place.vouched = true;
-            } else if place.vouched && place.is_news && standing[side.index()].is_live() {
+            } else if place.ends() && standing[side.index()].is_live() {
                 place.dropped.get_or_insert(Dropped {
                     at: now,
                     decides: false,

@@ -48,12 +48,18 @@ pub(crate) struct Told {
     pub(crate) holds: bool,
     pub(crate) error: Option<Error>,
     since: Instant,
+    /// The newest version that it was seen to have.
+    confirmed: u64,
+    /// The version it was told goodbye with, and when it may forget the instance.
+    goodbye: Option<(u64, Instant)>,
 }
 
 /// What is to be done for one key on one side.
 #[derive(Debug)]
 pub(crate) enum Goal {
     Register(Box<Instance>, u64),
+    /// To say that the owner leaves this side and lives on, on the other one.
+    Goodbye(Box<Instance>, u64),
     Deregister(u64),
     /// Nothing, until something changes or the time comes.
     Wait(Option<Instant>),
@@ -151,7 +157,7 @@ impl Offer {
         writes: Sides,
         seen: Generation,
     ) -> Goal {
-        let (version, revision) = (self.version, self.revision);
+        let version = self.version;
         let told = &self.told[side.index()];
         let Some(instance) = self.owned().filter(|_| writes.has(side)) else {
             if !told.holds {
@@ -163,11 +169,21 @@ impl Offer {
             let elsewhere = writes
                 .iter()
                 .all(|side| self.told[side.index()].has(version));
-            if self.owned().is_some() && !elsewhere {
+            return match self.owned() {
                 // It moves, and isn't given up here before it is there.
-                return Goal::Wait(None);
-            }
-            return Goal::Deregister(version);
+                Some(_) if !elsewhere => Goal::Wait(None),
+                Some(instance) => match told.goodbye {
+                    Some((of, until)) if of == version && Instant::now() < until => {
+                        Goal::Wait(Some(until))
+                    }
+                    Some((of, _)) if of == version => Goal::Deregister(version),
+                    _ => {
+                        let instance = instance.clone();
+                        Goal::Goodbye(self.marked(&instance, phase, seen), version)
+                    }
+                },
+                None => Goal::Deregister(version),
+            };
         };
         if told.version == version {
             let Some(_) = &told.error else {
@@ -179,15 +195,18 @@ impl Offer {
             }
         }
         let instance = instance.clone();
+        Goal::Register(self.marked(&instance, phase, seen), version)
+    }
+
+    fn marked(&mut self, instance: &Instance, phase: Phase, seen: Generation) -> Box<Instance> {
         let generation = *self
             .generation
             .get_or_insert_with(|| Generation::after(seen));
         let stamp = Stamp {
             generation,
-            revision,
+            revision: self.revision,
         };
-        let marked = Mark { stamp, phase }.put_on(&instance);
-        Goal::Register(Box::new(marked), version)
+        Box::new(Mark { stamp, phase }.put_on(instance))
     }
 
     /// Takes in what a side was told, and whether it refused.
@@ -198,7 +217,20 @@ impl Offer {
             holds,
             error,
             since: Instant::now(),
+            confirmed: told.confirmed,
+            goodbye: None,
         };
+        self.notify();
+    }
+
+    /// Notes that a side was seen to have a version.
+    pub(crate) fn confirm(&mut self, side: Side, version: u64) {
+        self.told[side.index()].confirmed = version;
+    }
+
+    /// Notes that a side was told goodbye; it forgets the instance after the pause.
+    pub(crate) fn say_goodbye(&mut self, side: Side, version: u64, pause: Duration) {
+        self.told[side.index()].goodbye = Some((version, Instant::now() + pause));
         self.notify();
     }
 
@@ -234,12 +266,19 @@ impl Told {
             holds: false,
             error: None,
             since: Instant::now(),
+            confirmed: 0,
+            goodbye: None,
         }
     }
 
     /// Whether the side has this version.
     pub(crate) fn has(&self, version: u64) -> bool {
         self.version == version && self.holds && self.error.is_none()
+    }
+
+    /// Whether the side was seen to have this version or a later one.
+    pub(crate) fn is_confirmed(&self, version: u64) -> bool {
+        self.confirmed >= version && self.holds && self.error.is_none()
     }
 
     pub(crate) fn since(&self) -> Instant {

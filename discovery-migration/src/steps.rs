@@ -357,13 +357,14 @@ impl Inner {
         others.peek().is_some() && others.all(|who| who.plan.sides() == kept)
     }
 
-    /// Own registrations that aren't on a side. Under steady changes there is always one under way,
-    /// so it is looked more than once.
+    /// Own registrations that aren't on a side. Under steady changes there is always one under way:
+    /// what is desired now has to be there at some time soon, or something later.
     async fn unregistered(&self, side: Side) -> BTreeSet<InstanceKey> {
         let end = Instant::now() + LOOK_TIME;
-        let mut missing: BTreeSet<_> = self.own(side).into_keys().collect();
+        let versions = self.versions();
+        let mut missing: BTreeSet<_> = versions.keys().cloned().collect();
         loop {
-            let own = self.own(side);
+            let own = self.own(side, &versions);
             missing.retain(|key| own.get(key).is_some_and(|on| *on != Presence::There));
             let is_under_way = |key| own.get(key) == Some(&Presence::UnderWay);
             if !missing.iter().any(is_under_way) || Instant::now() >= end {

@@ -56,11 +56,14 @@ impl Bench {
 
 /// The content is told by the port.
 fn marked(generation: u64, revision: u64) -> Instance {
+    marked_in(Phase::BothReadMerged, generation, revision)
+}
+
+fn marked_in(phase: Phase, generation: u64, revision: u64) -> Instance {
     let stamp = Stamp {
         generation: Generation::new(generation),
         revision,
     };
-    let phase = Phase::BothReadMerged;
     let port = 1 + u16::try_from(revision).unwrap();
     Mark { stamp, phase }.put_on(&plain(777, port))
 }
@@ -252,6 +255,31 @@ fn what_ended_in_an_outage_does_not_return_where_the_other_side_is_left() {
     assert_eq!(bench.shows(), [], "its lease lives, and it doesn't");
     bench.now += LATE;
     assert_eq!(bench.shows(), [(10, 2)], "it is there after all");
+}
+
+/// An owner that goes on to the next phase says goodbye to the side it leaves.
+#[test]
+fn who_leaves_a_side_has_not_ended() {
+    for is_lost_before in [true, false] {
+        let mut bench = bench(Phase::BothReadMerged);
+        for side in Side::BOTH {
+            bench.hears(side, &[marked(10, 1)]);
+        }
+        bench.shows();
+        if is_lost_before {
+            bench.loses(Side::New);
+        }
+        bench.hears(Side::Old, &[marked_in(Phase::New, 10, 1)]);
+        assert_eq!(bench.shows(), [(10, 2)]);
+        bench.hears(Side::Old, &[]);
+        assert_eq!(bench.shows(), [(10, 2)]);
+        bench.loses(Side::New);
+        assert_eq!(bench.shows(), [(10, 2)], "it lives on");
+        bench.hears(Side::Old, &[marked(10, 1)]);
+        bench.shows();
+        bench.hears(Side::Old, &[]);
+        assert_eq!(bench.shows(), [], "it was back, and has ended now");
+    }
 }
 
 #[test]
