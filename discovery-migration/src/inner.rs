@@ -18,6 +18,9 @@ use crate::tasks::Tasks;
 use crate::topics::{Topic, Topics};
 use crate::{BACKEND, PARTICIPANTS, Phase, Plan, Side, Sides, Traits};
 
+/// How long a goodbye stays at least: the turn of a reader on a side that shows changes at once.
+const GOODBYE_MIN: Duration = Duration::from_millis(100);
+
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) handles: Handles,
@@ -38,9 +41,9 @@ pub(crate) struct Inner {
 /// Whether an own registration is on a side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Presence {
-    /// With its newest content.
+    /// With what was asked for, or something newer.
     There,
-    /// The side was told, and hasn't got it or its newest content yet.
+    /// The side was told, and hasn't got it yet.
     UnderWay,
     Absent,
 }
@@ -182,7 +185,7 @@ impl Inner {
     /// Brings everything to the sides anew, after a change of the plan.
     pub(crate) fn again(&self) {
         for offer in self.lock().map.values_mut() {
-            offer.again();
+            offer.follow();
         }
     }
 
@@ -341,9 +344,7 @@ impl Inner {
                 Goal::Register(instance, version) => {
                     self.bring(&key, side, *instance, version).await;
                 }
-                Goal::Goodbye(instance, version) => {
-                    self.say_goodbye(&key, side, *instance, version).await;
-                }
+                Goal::Goodbye(instance) => self.say_goodbye(&key, side, *instance).await,
                 Goal::Deregister(version) => {
                     let handle = self.handles.get(side);
                     let removed = match handle {
@@ -394,15 +395,15 @@ impl Inner {
 
     /// Tells everybody on a side that is about to be left that the instance lives on, and gives them
     /// the time to hear it: in an outage of the other side they would take it for gone.
-    async fn say_goodbye(&self, key: &InstanceKey, side: Side, instance: Instance, version: u64) {
+    async fn say_goodbye(&self, key: &InstanceKey, side: Side, instance: Instance) {
         let mut pause = Duration::ZERO;
         if let Some(handle) = self.handles.get(side) {
             match handle.register(instance).await {
-                Ok(_) => pause = handle.status().bounds().visible,
+                Ok(_) => pause = handle.status().bounds().visible.max(GOODBYE_MIN),
                 Err(error) => tracing::debug!(%key, %side, %error, "a side can't be told goodbye"),
             }
         }
-        self.offer_mut(key, |offer| offer.say_goodbye(side, version, pause));
+        self.offer_mut(key, |offer| offer.say_goodbye(side, pause));
     }
 
     /// Waits until both sides were told of a version of a key.

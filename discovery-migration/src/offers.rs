@@ -28,6 +28,8 @@ pub(crate) struct Offer {
     pub(crate) serial: u64,
     /// Grows with each change of what is desired.
     pub(crate) version: u64,
+    /// The version in which the plan changed last.
+    planned: u64,
     /// What is offered, without mark; `None` once it is withdrawn.
     pub(crate) desired: Option<Arc<Instance>>,
     /// A newer owner has the key.
@@ -50,8 +52,8 @@ pub(crate) struct Told {
     since: Instant,
     /// The newest version that it was seen to have.
     confirmed: u64,
-    /// The version it was told goodbye with, and when it may forget the instance.
-    goodbye: Option<(u64, Instant)>,
+    /// It was told goodbye, and forgets the instance then.
+    goodbye: Option<Instant>,
 }
 
 /// What is to be done for one key on one side.
@@ -59,7 +61,7 @@ pub(crate) struct Told {
 pub(crate) enum Goal {
     Register(Box<Instance>, u64),
     /// To say that the owner leaves this side and lives on, on the other one.
-    Goodbye(Box<Instance>, u64),
+    Goodbye(Box<Instance>),
     Deregister(u64),
     /// Nothing, until something changes or the time comes.
     Wait(Option<Instant>),
@@ -76,6 +78,7 @@ impl Offers {
         let offer = Offer {
             serial: self.last_serial,
             version: 1,
+            planned: 1,
             desired: Some(Arc::new(explicit(instance))),
             superseded: false,
             generation: None,
@@ -136,6 +139,12 @@ impl Offer {
         self.notify();
     }
 
+    /// Tells both sides once more, after a change of the plan.
+    pub(crate) fn follow(&mut self) {
+        self.again();
+        self.planned = self.version;
+    }
+
     /// Tells one side once more.
     pub(crate) fn again_on(&mut self, side: Side) {
         self.told[side.index()].version = 0;
@@ -168,21 +177,19 @@ impl Offer {
             }
             let elsewhere = writes
                 .iter()
-                .all(|side| self.told[side.index()].has(version));
+                .all(|side| self.told[side.index()].knows(self.planned));
             return match self.owned() {
-                // It moves, and isn't given up here before it is there.
-                Some(_) if !elsewhere => Goal::Wait(None),
+                None => Goal::Deregister(version),
                 Some(instance) => match told.goodbye {
-                    Some((of, until)) if of == version && Instant::now() < until => {
-                        Goal::Wait(Some(until))
-                    }
-                    Some((of, _)) if of == version => Goal::Deregister(version),
-                    _ => {
+                    Some(until) if Instant::now() < until => Goal::Wait(Some(until)),
+                    Some(_) => Goal::Deregister(version),
+                    // It moves, and isn't given up here before it is there.
+                    None if !elsewhere => Goal::Wait(None),
+                    None => {
                         let instance = instance.clone();
-                        Goal::Goodbye(self.marked(&instance, phase, seen), version)
+                        Goal::Goodbye(self.marked(&instance, phase, seen))
                     }
                 },
-                None => Goal::Deregister(version),
             };
         };
         if told.version == version {
@@ -229,8 +236,8 @@ impl Offer {
     }
 
     /// Notes that a side was told goodbye; it forgets the instance after the pause.
-    pub(crate) fn say_goodbye(&mut self, side: Side, version: u64, pause: Duration) {
-        self.told[side.index()].goodbye = Some((version, Instant::now() + pause));
+    pub(crate) fn say_goodbye(&mut self, side: Side, pause: Duration) {
+        self.told[side.index()].goodbye = Some(Instant::now() + pause);
         self.notify();
     }
 
@@ -274,6 +281,11 @@ impl Told {
     /// Whether the side has this version.
     pub(crate) fn has(&self, version: u64) -> bool {
         self.version == version && self.holds && self.error.is_none()
+    }
+
+    /// Whether the side was told of this version or a later one.
+    fn knows(&self, version: u64) -> bool {
+        self.version >= version && self.holds && self.error.is_none()
     }
 
     /// Whether the side was seen to have this version or a later one.

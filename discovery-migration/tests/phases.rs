@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidings_api::{
-    Discovery, DiscoveryExt, ErrorKind, Freshness, Generation, Health, Instance, InstanceKey,
-    MemoryDiscovery, MemoryRegistry, Registration, Removal, View,
+    Change, Discovery, DiscoveryExt, ErrorKind, Freshness, Generation, Health, Instance,
+    InstanceKey, MemoryDiscovery, MemoryRegistry, Registration, Removal, View,
 };
 use tidings_migration::{
-    Backend, Blocker, Builder, Difference, Gate, Migration, PARTICIPANTS, Phase, Plan, Side, Sides,
-    StepError,
+    Backend, Blocker, Builder, Difference, Gate, MARK_KEY, Migration, PARTICIPANTS, Phase, Plan,
+    Side, Sides, StepError,
 };
 
 const LONG: Duration = Duration::from_secs(30);
@@ -115,9 +115,33 @@ async fn a_process_goes_through_all_phases_and_back_and_is_always_seen() {
     process.deregister(&key("a")).await.unwrap();
     let change = changes.next().await.unwrap();
     assert!(
-        matches!(change, tidings_api::Change::Removed(_)),
+        matches!(change, Change::Removed(_)),
         "no flap before: {change:?}"
     );
+}
+
+#[tokio::test]
+async fn who_leaves_a_side_says_so_there_before() {
+    let world = World::default();
+    let reader = world.old.connect();
+    let mut changes = reader.watch_service("web").await.unwrap().into_changes();
+    let marks = tokio::spawn(async move {
+        let mut marks = Vec::new();
+        while let Some(change) = changes.next().await {
+            let mark = change.instance().metadata()[MARK_KEY].clone();
+            if matches!(change, Change::Removed(_)) {
+                break;
+            }
+            marks.push(mark);
+        }
+        marks
+    });
+    let process = world.process(Phase::BothReadNew).await;
+    process.register(web("a")).await.unwrap();
+    process.set_phase(Phase::New).await.unwrap();
+    assert_eq!(ids(&reader).await, [""; 0]);
+    let marks = tokio::time::timeout(LONG, marks).await.unwrap().unwrap();
+    assert!(marks.last().unwrap().ends_with(" new"), "{marks:?}");
 }
 
 #[tokio::test]
@@ -602,6 +626,7 @@ async fn steady_changes_hold_no_gate() {
     let process = Arc::new(world.process(Phase::BothReadNew).await);
     process.register(web("a")).await.unwrap();
     let changing = process.clone();
+    let start = std::time::Instant::now();
     let changes = tokio::spawn(async move {
         for number in 0_u64.. {
             let changed = web("a").with_metadata("n", number.to_string()).unwrap();
@@ -612,6 +637,8 @@ async fn steady_changes_hold_no_gate() {
         process.set_phase(Phase::New).await.is_ok()
     })
     .await;
+    // It doesn't wait for a moment without a change: that would be given up after 30 s.
+    assert!(start.elapsed() < LONG / 2);
     changes.abort();
 }
 
