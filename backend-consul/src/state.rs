@@ -290,8 +290,15 @@ impl State {
     }
 
     /// The service ids of what the catalog still has of former owners of own offers, such as this
-    /// process before a restart.
+    /// process before a restart; not before it has the own one as well. An agent brings what waits for the
+    /// catalog there in any order, and viewers would see a gap.
     pub(crate) fn former_selves(&self, readings: &[Reading]) -> Vec<String> {
+        let is_there = |key: &InstanceKey, generation: Generation| {
+            readings.iter().any(|reading| {
+                matches!(reading, Reading::Offered(entry)
+                    if entry.instance.key() == key && entry.instance.generation() == generation)
+            })
+        };
         let named = readings.iter().filter_map(|reading| match reading {
             Reading::Offered(entry) => Some((entry.instance.key(), entry.instance.generation())),
             Reading::Lost(key, generation) => Some((key, *generation)),
@@ -301,7 +308,8 @@ impl State {
             // Other tools' instances have no generation.
             *generation != Generation::default()
                 && self.offers.get(key).is_some_and(|offer| {
-                    !offer.registration.is_superseded() && *generation < offer.instance.generation()
+                    let own = offer.instance.generation();
+                    !offer.registration.is_superseded() && *generation < own && is_there(key, own)
                 })
         });
         former
