@@ -3,8 +3,9 @@
 //! A pure state machine: views of the sides go in with the time, the merged view comes out. Per
 //! key it keeps the newest content it has shown, the *floor*, and shows
 //!
-//! * nothing older than the floor, unless a side that has listed the floor has moved on from it: a
-//!   side never goes back, so its word outweighs the numbers of a clock that was set back;
+//! * nothing older than the floor, unless a side that has listed the floor has moved on from it, and
+//!   none that is heard lists it any more: a side never goes back, so its word outweighs the numbers of
+//!   a clock that was set back. While they differ, an owner that is late may have won one of them;
 //! * the floor as long as a side lists it, and then nothing.
 //!
 //! A side that can't be heard keeps what it listed. In its outage an instance leaves only where the
@@ -339,7 +340,7 @@ impl Entry {
         standing: [Standing; 2],
         now: Instant,
     ) -> Option<Arc<Instance>> {
-        if let Some(next) = self.next(reads, now) {
+        if let Some(next) = self.next(reads, standing, now) {
             self.adopt(&next);
         }
         self.update(reads);
@@ -378,7 +379,7 @@ impl Entry {
     }
 
     /// What replaces the floor, where something does.
-    fn next(&self, reads: Sides, now: Instant) -> Option<Listed> {
+    fn next(&self, reads: Sides, standing: [Standing; 2], now: Instant) -> Option<Listed> {
         let candidates = || {
             let places = reads.iter().map(|side| &self.sides[side.index()]);
             places.filter(|place| !place.passed)
@@ -394,7 +395,10 @@ impl Entry {
         if best.generation() > floor.stamp.generation {
             return Some(best);
         }
-        let moved_on = |place: &&Place| place.vouched && !place.lists(floor);
+        let keeps =
+            |side: Side| standing[side.index()].is_live() && self.sides[side.index()].lists(floor);
+        let is_kept = reads.iter().any(keeps);
+        let moved_on = |place: &&Place| !is_kept && place.vouched && !place.lists(floor);
         if let Some(next) = newest(&mut candidates().filter(moved_on)) {
             return Some(next);
         }

@@ -321,17 +321,30 @@ fn a_side_that_moves_on_is_believed_whatever_the_clocks_say() {
     bench.hears(Side::New, &[marked(90, 1)]);
     assert_eq!(bench.shows(), [(90, 2)]);
     bench.hears(Side::Old, &[marked(10, 2)]);
+    assert_eq!(bench.shows(), [(90, 2)], "the other side still lists it");
+    bench.loses(Side::New);
+    assert_eq!(bench.shows(), [(10, 3)], "and isn't heard any more");
+    bench.returns(Side::New);
     assert_eq!(bench.shows(), [(10, 3)]);
-    assert_eq!(
-        bench.shows(),
-        [(10, 3)],
-        "whatever the other side still lists"
-    );
     bench.hears(Side::New, &[marked(10, 2)]);
     assert_eq!(bench.shows(), [(10, 3)]);
     bench.hears(Side::Old, &[]);
     bench.hears(Side::New, &[]);
     assert_eq!(bench.shows(), []);
+}
+
+/// Two take the key, one right after the other, and one side hears them in the other order.
+#[test]
+fn an_older_owner_that_wins_one_side_late_is_not_shown() {
+    let mut bench = bench(Phase::BothReadMerged);
+    for side in Side::BOTH {
+        bench.hears(side, &[marked(20, 1)]);
+    }
+    assert_eq!(bench.shows(), [(20, 2)]);
+    bench.hears(Side::New, &[marked(10, 5)]);
+    assert_eq!(bench.shows(), [(20, 2)]);
+    bench.hears(Side::New, &[marked(20, 1)]);
+    assert_eq!(bench.shows(), [(20, 2)]);
 }
 
 #[test]
