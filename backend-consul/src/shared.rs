@@ -153,11 +153,12 @@ impl Shared {
 
     /// Ends all tasks and connections, without a word to anybody.
     pub(crate) fn end(&self) {
+        // First the tasks: one that is told to withdraw would still do it.
+        drop(lock(&self.tasks).take());
+        lock(&self.guards).clear();
         self.state().close();
         self.publisher.close();
         self.looks.send_replace(());
-        drop(lock(&self.tasks).take());
-        lock(&self.guards).clear();
         self.api.close();
     }
 
