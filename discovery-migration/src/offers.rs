@@ -177,7 +177,7 @@ impl Offer {
             }
             let elsewhere = writes
                 .iter()
-                .all(|side| self.told[side.index()].knows(self.planned));
+                .all(|side| self.told[side.index()].has(self.planned));
             return match self.owned() {
                 None => Goal::Deregister(version),
                 Some(instance) => match told.goodbye {
@@ -278,13 +278,8 @@ impl Told {
         }
     }
 
-    /// Whether the side has this version.
-    pub(crate) fn has(&self, version: u64) -> bool {
-        self.version == version && self.holds && self.error.is_none()
-    }
-
     /// Whether the side was told of this version or a later one.
-    fn knows(&self, version: u64) -> bool {
+    pub(crate) fn has(&self, version: u64) -> bool {
         self.version >= version && self.holds && self.error.is_none()
     }
 
