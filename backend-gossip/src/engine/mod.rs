@@ -338,6 +338,7 @@ impl Engine {
                 Timer::Gossip => self.gossip(now),
                 Timer::Sync => self.sync(now),
                 Timer::Join => self.retry_join(now),
+                Timer::CatchUp => self.catch_up(now),
                 Timer::Heal => self.heal(now),
                 Timer::Leave => self.announce_leave(now),
                 Timer::Held => self.release_overdue(now),
@@ -644,7 +645,7 @@ impl Engine {
                 self.handle_have(first, last, &entries, answer);
             }
             Message::Want(positions) => self.handle_want(&positions, answer),
-            Message::SyncDone { .. } => self.handle_sync_done(now),
+            Message::SyncDone { digest } => self.handle_sync_done(now, digest),
         }
     }
 

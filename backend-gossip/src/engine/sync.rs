@@ -81,6 +81,7 @@ impl Engine {
             self.sync_with = None;
             self.note_agreement(digest);
             self.joined(now);
+            self.caught_up();
         } else if let Some(address) = self.members.find(member).map(|member| member.address) {
             self.stats.digest_mismatches += 1;
             let (_, since) = self.sync_with.unwrap_or((address, now));
@@ -190,8 +191,11 @@ impl Engine {
     }
 
     /// Another member has told all it knows: this one has joined.
-    pub(super) fn handle_sync_done(&mut self, now: Instant) {
+    pub(super) fn handle_sync_done(&mut self, now: Instant, digest: u64) {
         self.joined(now);
+        if digest == self.items.digest() {
+            self.caught_up();
+        }
     }
 
     /// Sends what a frame is answered with, in frames of a bounded size.
