@@ -5,7 +5,7 @@
 //! owner that prunes old tombstones first gives its live records new versions, then raises the
 //! floor, so that whoever was away for longer than tombstones are kept can't bring anything back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -29,8 +29,15 @@ pub(super) struct Registry {
     records: BTreeMap<Place, Stored>,
     /// Number of records of each owner that has any.
     counts: BTreeMap<u64, usize>,
-    offers: BTreeMap<ServiceName, BTreeMap<InstanceId, Vec<Offer>>>,
+    offers: Offers,
+    tombstones: Tombstones,
 }
+
+/// What is offered, by key.
+type Offers = BTreeMap<ServiceName, BTreeMap<InstanceId, Vec<Offer>>>;
+
+/// Whose records are tombstones, by key: observers are told of them beside what is offered.
+type Tombstones = BTreeMap<ServiceName, BTreeSet<(InstanceId, u64)>>;
 
 /// Where a record stands: by owner, then by key; before all keys of an owner with none.
 type Place = (u64, Option<InstanceKey>);
@@ -87,6 +94,9 @@ impl Registry {
             offers
                 .or_insert_with(|| Vec::with_capacity(1))
                 .push(Offer { owner, instance });
+        } else {
+            let tombstones = self.tombstones.entry(key.service().clone());
+            tombstones.or_default().insert((key.id().clone(), owner));
         }
         let place = (owner, Some(key.clone()));
         if self.records.insert(place, stored).is_none() {
@@ -105,6 +115,14 @@ impl Registry {
             }
         }
         Some(removed)
+    }
+
+    pub(super) fn offers_by_key(&self) -> &Offers {
+        &self.offers
+    }
+
+    pub(super) fn tombstones(&self) -> &Tombstones {
+        &self.tombstones
     }
 
     /// Everything offered under a key.
@@ -146,6 +164,12 @@ impl Registry {
     }
 
     fn withdraw(&mut self, owner: u64, key: &InstanceKey) {
+        if let Some(tombstones) = self.tombstones.get_mut(key.service())
+            && tombstones.remove(&(key.id().clone(), owner))
+            && tombstones.is_empty()
+        {
+            self.tombstones.remove(key.service());
+        }
         let Some(ids) = self.offers.get_mut(key.service()) else {
             return;
         };

@@ -32,7 +32,7 @@ const UNCONFIRMED_TIMEOUT: Duration = Duration::from_secs(5);
 /// links are idle nearly always, and a member has several.
 const READ_BUFFER_BYTES: usize = 64;
 /// What stands before each frame: its length.
-const LENGTH_BYTES: usize = 4;
+pub(super) const LENGTH_BYTES: usize = 4;
 
 /// The end of a link that is read.
 pub(super) type Reading<'a> = BufReader<ReadHalf<'a>>;
@@ -123,15 +123,15 @@ impl Carrier {
 
 /// What waits to be written.
 pub(super) struct Outbox {
-    queue: Receiver<Vec<u8>>,
+    queue: Receiver<Framed>,
     /// Taken from the queue and not written to the end.
-    current: Option<Vec<u8>>,
+    current: Option<Framed>,
     /// Bytes in both; the driver counts up.
     waiting: Arc<AtomicUsize>,
 }
 
 impl Outbox {
-    pub(super) fn new(queue: Receiver<Vec<u8>>) -> Self {
+    pub(super) fn new(queue: Receiver<Framed>) -> Self {
         Self {
             queue,
             current: None,
@@ -166,10 +166,13 @@ impl Outbox {
     }
 }
 
+/// A frame with its length before it, shared by all links it goes over.
+pub(super) type Framed = Arc<[u8]>;
+
 /// The bytes of `frame` on a link.
-pub(super) fn framed(frame: &[u8]) -> Vec<u8> {
+pub(super) fn framed(frame: &[u8]) -> Framed {
     let len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
-    [&len.to_be_bytes(), frame].concat()
+    [&len.to_be_bytes(), frame].concat().into()
 }
 
 impl LinkKeys {
