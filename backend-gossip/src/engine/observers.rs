@@ -342,15 +342,16 @@ impl Engine {
             self.events.push_back(Event::ObserverRefused(link));
             return;
         }
-        let same = digest == self.observed_digest(&selector) && self.held.is_empty();
+        let observer = self.observers.links.get(&link);
+        let same = observer.is_some_and(Observer::has_room)
+            && self.held.is_empty()
+            && digest == self.observed_digest(&selector);
         let walk = (!same).then(Walk::default);
         self.observers.subscribe(link, selector.clone(), walk);
         if same {
             let complete = Message::Observing(Observing::Complete { selector, same });
             let frame = self.frame(&[complete]);
-            if self.deliver([link], frame) == 0 {
-                self.walk_anew(link);
-            }
+            self.deliver([link], frame);
         } else {
             self.walk(link);
         }

@@ -43,6 +43,16 @@ pub(crate) struct Replica {
 struct Known {
     owner: Owner,
     word: Word,
+    /// When the present member said something else of it last.
+    since: Instant,
+}
+
+impl Known {
+    fn says(&mut self, now: Instant, word: Word) {
+        if self.word != word {
+            (self.word, self.since) = (word, now);
+        }
+    }
 }
 
 /// What the present member says of an owner.
@@ -68,13 +78,13 @@ struct Entry {
     in_doubt: bool,
 }
 
-/// Which doubts are to be resolved against what is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Doubts {
-    /// Those about owners of which the present member knows something.
-    OfTheKnown,
-    /// All of them.
-    All,
+/// How long what is in doubt is held.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Holds {
+    /// Where the present member knows the owner, from when it said so.
+    pub(crate) known: Duration,
+    /// Where it doesn't, from when it has vouched for all it knows.
+    pub(crate) unknown: Duration,
 }
 
 impl Replica {
@@ -116,26 +126,30 @@ impl Replica {
         let room = self.owners.len() < MEMBERS_MAX;
         let Some(known) = self.owners.get_mut(&owner.id) else {
             if owner.is_known() && room {
-                let word = Word::Same;
-                self.owners.insert(owner.id, Known { owner, word });
+                let (word, since) = (Word::Same, now);
+                let known = Known { owner, word, since };
+                self.owners.insert(owner.id, known);
             }
             return;
         };
         if !owner.is_known() {
-            known.word = Word::Unknown;
+            known.says(now, Word::Unknown);
             return;
         }
         if owner.stamp < known.owner.stamp {
-            known.word = Word::Older;
+            known.says(now, Word::Older);
             self.contradicted = true;
             return;
         }
         let before = std::mem::replace(&mut known.owner, owner);
-        known.word = Word::Same;
+        known.says(now, Word::Same);
         if before.stamp == owner.stamp {
             return;
         }
         let is_new = before.stamp.0 < owner.stamp.0;
+        if is_new {
+            known.since = now;
+        }
         let is_back = !is_new && !before.is_present() && owner.is_present();
         if is_new || !owner.is_present() {
             self.held.remove(&owner.id);
@@ -218,35 +232,37 @@ impl Replica {
         }
     }
 
-    /// Gives up what is in doubt; answers whether the present member has to be asked for all it knows
-    /// again, since some of that counted for nothing before.
-    pub(crate) fn resolve(&mut self, doubts: Doubts) -> bool {
-        let given_up = |known: &Known| match doubts {
-            Doubts::OfTheKnown => known.word == Word::Older,
-            Doubts::All => known.word != Word::Same,
+    /// Gives up what is in doubt for longer than it is held: about owners of which the present member
+    /// knows something, and about others. Answers whether it has to be asked for all it knows again,
+    /// since some of that counted for nothing before.
+    pub(crate) fn resolve(&mut self, now: Instant, settled: Instant, hold: Holds) -> bool {
+        let is_over = |known: &Known| match known.word {
+            Word::Same | Word::Older => known.since.max(settled) + hold.known <= now,
+            Word::Silent | Word::Unknown => settled + hold.unknown <= now,
         };
-        let owners = self.owners.iter();
-        let owners = owners.filter(|(_, known)| given_up(known));
+        let over = self.owners.iter().filter(|(_, known)| is_over(known));
+        let over: BTreeSet<_> = over.map(|(id, _)| *id).collect();
+        let given_up = |id: &u64, known: &Known| over.contains(id) && known.word != Word::Same;
+        let owners = self.owners.iter().filter(|(id, known)| given_up(id, known));
         let owners: BTreeSet<_> = owners.map(|(id, _)| *id).collect();
-        let unknown: BTreeSet<_> = match doubts {
-            Doubts::OfTheKnown => self.unconfirmed().collect(),
-            Doubts::All => BTreeSet::new(),
-        };
+        let before = (self.count, self.owners.len());
         self.drop_where(|owner, entry| {
-            owners.contains(&owner) || entry.in_doubt && !unknown.contains(&owner)
+            owners.contains(&owner) || entry.in_doubt && over.contains(&owner)
         });
         self.owners.retain(|id, _| !owners.contains(id));
-        std::mem::take(&mut self.contradicted)
+        let given_up = (self.count, self.owners.len()) != before;
+        given_up && std::mem::take(&mut self.contradicted)
     }
 
-    /// The owners of records in doubt that the present member hasn't said anything of, or doesn't
-    /// know.
-    pub(crate) fn unconfirmed(&self) -> impl Iterator<Item = u64> {
-        let unconfirmed = self
-            .owners
-            .iter()
-            .filter(|(_, known)| matches!(known.word, Word::Silent | Word::Unknown));
-        unconfirmed.map(|(id, _)| *id)
+    /// The owners that the present member should be asked for: those it hasn't said anything of, or
+    /// doesn't know, and those of records in doubt.
+    pub(crate) fn asks(&self) -> BTreeSet<u64> {
+        let unsaid = |known: &Known| matches!(known.word, Word::Silent | Word::Unknown);
+        let owners = self.owners.iter().filter(|(_, known)| unsaid(known));
+        let doubted = self.records.values().flatten();
+        let doubted = doubted.filter(|(_, entry)| entry.in_doubt);
+        let of_doubted = doubted.map(|((_, owner), _)| *owner);
+        owners.map(|(id, _)| *id).chain(of_doubted).collect()
     }
 
     /// Whether anything is in doubt.

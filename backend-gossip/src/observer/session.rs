@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use tidings_api::{Freshness, Instance, Selector, ServiceName};
 
-use super::replica::{Doubts, Replica};
+use super::replica::{Holds, Replica};
 use crate::wire::limits::{
     OBSERVED_OWNERS_ASKED_MAX, OBSERVED_SELECTORS_MAX, OBSERVER_UNREAD_BYTES_MAX,
     OBSERVER_UNREAD_FRAMES_MAX,
@@ -254,7 +254,7 @@ impl Session {
         let due = [
             Some(lost),
             ask.map(|last| last + interval * ASK_PROBES),
-            link.doubts,
+            link.settled.and(link.doubts),
             link.settled.is_none().then_some(grace).flatten(),
             link.stale.and(self.pause),
             release,
@@ -434,16 +434,9 @@ impl Session {
         let (Some(settled), Some(_)) = (link.settled, link.doubts.filter(|due| *due <= now)) else {
             return;
         };
-        let settle_bound = self.crash_bound.unwrap_or_default();
-        let hold = self.config.loss_hold.min(UNKNOWN_HOLD_MAX);
-        let waited = now.saturating_duration_since(settled);
-        let mut ask_again = false;
-        if waited >= settle_bound.min(hold) {
-            ask_again |= self.replica.resolve(Doubts::OfTheKnown);
-        }
-        if waited >= hold {
-            ask_again |= self.replica.resolve(Doubts::All);
-        }
+        let unknown = self.config.loss_hold.min(UNKNOWN_HOLD_MAX);
+        let known = self.crash_bound.unwrap_or_default().min(unknown);
+        let ask_again = self.replica.resolve(now, settled, Holds { known, unknown });
         let next = now + DOUBTS_INTERVAL.min(self.config.probe_interval / 4);
         link.doubts = self.replica.has_doubts().then_some(next);
         self.doubted = self.replica.doubted();
@@ -451,7 +444,7 @@ impl Session {
             link.subscribed.clear();
             self.subscribe();
         } else {
-            let owners = self.replica.unconfirmed();
+            let owners = self.replica.asks().into_iter();
             let owners: Vec<_> = owners.take(OBSERVED_OWNERS_ASKED_MAX).collect();
             if !owners.is_empty() {
                 self.send(&[Observing::Ask(owners)]);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tidings_api::{Change, DiscoveryExt, Instance, View};
+use tidings_api::{Change, Discovery, DiscoveryExt, Instance, View};
 use tidings_gossip::{GossipConfig, GossipDiscovery, GossipObserver};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
