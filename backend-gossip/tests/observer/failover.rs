@@ -1,6 +1,5 @@
 //! Members end, all of them at worst; clusters are sealed; and an observer only looks.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use tidings_api::{Connection, Discovery, DiscoveryExt, ErrorKind, Health, Removal};
@@ -144,7 +143,7 @@ async fn a_sealed_cluster_is_observed_with_its_key_and_only_with_it() {
     let mut without = observer_config(&join);
     without.join_wait = Duration::ZERO;
     let mut other = without.clone();
-    other.keys = vec!["ff".repeat(32).parse().unwrap()];
+    other.keys = vec!["0f1e".repeat(16).parse().unwrap()];
     for config in [without, other] {
         let stranger = GossipObserver::start(config).await.unwrap();
         let rejected = async || {
@@ -195,8 +194,6 @@ async fn an_observer_only_looks_and_says_what_to_do_instead() {
         members[0].stats().await.unwrap().engine.observers == 0
     })
     .await;
-    let member = BTreeMap::from([(members[0].local_addr(), ())]);
-    assert_eq!(member.len(), 1);
 }
 
 #[tokio::test]

@@ -53,6 +53,7 @@ fn many_observers_add_nothing_between_members() {
 }
 
 async fn measure(count: usize, members: &[Arc<GossipDiscovery>], cpu: &CpuTime) {
+    settled(members).await;
     let time = if count >= 1_000 { IDLE } else { IDLE / 5 };
     let alone = cost("no observers, idle", members, cpu, time, 0).await;
     let alone_changing = cost("no observers, changes", members, cpu, time, CHANGES).await;
@@ -101,6 +102,18 @@ async fn measure(count: usize, members: &[Arc<GossipDiscovery>], cpu: &CpuTime) 
     }
     latency(members, &mut observers).await;
     fail_over(members, &mut observers).await;
+}
+
+/// Waits until members have nothing more to tell each other of how it began.
+async fn settled(members: &[Arc<GossipDiscovery>]) {
+    until("nothing is queued", async || {
+        let mut queued = 0;
+        for member in members {
+            queued += member.stats().await.unwrap().engine.broadcasts;
+        }
+        queued == 0
+    })
+    .await;
 }
 
 /// How long a change takes to the last observer.
