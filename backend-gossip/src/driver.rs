@@ -498,6 +498,7 @@ impl Driver {
             self.next_sweep = now + SWEEP_INTERVAL;
             self.links.tend(now);
             self.forget_observers();
+            self.net.give_back_room();
             self.state.tend(now, &self.engine);
             self.watches.sweep();
             let waiting = self.net.waiting();

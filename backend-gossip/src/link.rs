@@ -8,6 +8,7 @@
 
 mod carrier;
 mod greeting;
+mod queue;
 mod single;
 #[cfg(test)]
 mod tests;
@@ -15,7 +16,6 @@ mod tests;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
@@ -26,6 +26,7 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tracing::{debug, error, trace, warn};
 
 use self::carrier::{Carrier, End, Framed, Outbox, framed};
+use self::queue::{Inlet, queue};
 use crate::engine::{LinkFailure, LinkId};
 use crate::seal::{Counters, Ring};
 use crate::wire::limits::{LINK_FRAME_BYTES_MAX, OBSERVER_WAITING_BYTES_MAX};
@@ -334,14 +335,16 @@ impl Links {
     {
         self.last.0 += 1;
         let id = self.last;
-        let (queue, frames) = mpsc::channel(FRAMES_WAITING_MAX);
-        let outbox = Outbox::new(frames);
-        let waiting = outbox.waiting();
-        let carrier = Carrier::new(id, outbox, self.frames.0.clone(), self.keys.clone());
+        let (inlet, outlet) = queue();
+        let carrier = Carrier::new(
+            id,
+            Outbox::new(outlet),
+            self.frames.0.clone(),
+            self.keys.clone(),
+        );
         let link = Link {
             to,
-            queue,
-            waiting,
+            queue: inlet,
             opened: now,
             used: now,
             lost_young: false,
@@ -478,9 +481,7 @@ impl Links {
 struct Link {
     /// Where to, if this member opened it.
     to: Option<SocketAddr>,
-    queue: Sender<Framed>,
-    /// Bytes in the queue and not written yet; the task counts down.
-    waiting: Arc<AtomicUsize>,
+    queue: Inlet,
     opened: Instant,
     used: Instant,
     /// Whether the last connection of this link was lost soon after it was opened.
@@ -493,24 +494,15 @@ struct Link {
 impl Link {
     fn send(&mut self, now: Instant, frame: &Framed) -> Result<(), TrySendError<()>> {
         self.used = now;
-        let len = frame.len();
         let most = if self.is_observer {
             OBSERVER_WAITING_BYTES_MAX
         } else {
             BYTES_WAITING_MAX
         };
-        let room = most.saturating_sub(self.waiting.load(Ordering::Relaxed));
-        if len > room.min(carrier::LENGTH_BYTES + LINK_FRAME_BYTES_MAX) {
+        if frame.len() > carrier::LENGTH_BYTES + LINK_FRAME_BYTES_MAX {
             return Err(TrySendError::Full(()));
         }
-        self.waiting.fetch_add(len, Ordering::Relaxed);
-        self.queue.try_send(frame.clone()).map_err(|error| {
-            self.waiting.fetch_sub(len, Ordering::Relaxed);
-            match error {
-                TrySendError::Full(_) => TrySendError::Full(()),
-                TrySendError::Closed(_) => TrySendError::Closed(()),
-            }
-        })
+        self.queue.try_send(frame.clone(), most)
     }
 
     /// Whether a link that was lost may be opened once more.

@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use tidings_api::{Freshness, InstanceId, InstanceKey, Selector, ServiceName};
 
+use super::items::Place;
 use super::member::Member;
 use super::timer::Timer;
-use super::walk::Place;
+use super::walk::Mark;
 use super::{Engine, Event, LinkId, Route};
 use crate::wire::Message;
 use crate::wire::limits::{
@@ -73,7 +74,7 @@ struct Observer {
 #[derive(Clone, Debug, Default)]
 struct Walk {
     /// The record it has come to; before all of them without one.
-    last: Option<Place>,
+    last: Option<Mark>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -456,15 +457,15 @@ impl Engine {
         if !self.is_shown(owner) {
             return;
         }
-        let known = self.encode_record(owner, key);
+        let known = self.encode_record(Place::of(owner, key));
         if known.is_empty()
             && let Some(member) = self.members.find(owner)
-            && member.floor > 0
+            && member.floor() > 0
         {
             let void = Message::Record(Record {
                 owner,
                 generation: member.generation,
-                version: member.floor,
+                version: member.floor(),
                 key: key.clone(),
                 content: None,
             });
@@ -478,7 +479,7 @@ impl Engine {
         Some(Owner {
             id,
             stamp: member.stamp(),
-            floor: member.floor,
+            floor: member.floor(),
             newest: member.newest,
         })
     }

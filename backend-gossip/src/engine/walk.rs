@@ -1,6 +1,5 @@
 //! Walks over the records of a selector, tombstones included, that can be left and taken up again.
 
-use std::collections::BTreeSet;
 use std::ops::Bound::{self, Included, Unbounded};
 
 use tidings_api::{InstanceId, InstanceKey, Selector, ServiceName};
@@ -9,13 +8,13 @@ use super::registry::Registry;
 
 /// Where a walk stands: first what is offered, then the tombstones, each by key and owner.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
+pub(super) struct Mark {
     is_tombstone: bool,
     key: InstanceKey,
     owner: u64,
 }
 
-impl Place {
+impl Mark {
     pub(super) fn key(&self) -> &InstanceKey {
         &self.key
     }
@@ -30,12 +29,12 @@ impl Registry {
     pub(super) fn after(
         &self,
         selector: &Selector,
-        last: Option<&Place>,
-    ) -> impl Iterator<Item = Place> {
+        last: Option<&Mark>,
+    ) -> impl Iterator<Item = Mark> {
         let offers = last.is_none_or(|last| !last.is_tombstone).then(|| {
             let from = last.map(|last| &last.key);
             let offered = self.offered_from(selector, from);
-            offered.map(|(key, owner)| Place {
+            offered.map(|(key, owner)| Mark {
                 is_tombstone: false,
                 key,
                 owner,
@@ -43,7 +42,7 @@ impl Registry {
         });
         let from = last.filter(|last| last.is_tombstone).map(|last| &last.key);
         let tombstones = self.tombstones_from(selector, from);
-        let tombstones = tombstones.map(|(key, owner)| Place {
+        let tombstones = tombstones.map(|(key, owner)| Mark {
             is_tombstone: true,
             key,
             owner,
@@ -61,17 +60,12 @@ impl Registry {
         from: Option<&InstanceKey>,
     ) -> impl Iterator<Item = (InstanceKey, u64)> {
         let from = from.cloned();
-        let services = self
-            .offers_by_key()
-            .range(services(selector, from.as_ref()));
-        services.flat_map(move |(service, ids)| {
+        let services = self.offers_by_service();
+        let services = services.range(services_of(selector, from.as_ref()));
+        services.flat_map(move |(service, offers)| {
             let from = from.as_ref().filter(|from| from.service() == service);
-            let from = from.map_or(Unbounded, |from| Included(from.id().clone()));
-            ids.range((from, Unbounded)).flat_map(|(id, offers)| {
-                let key = InstanceKey::new(service.clone(), id.clone());
-                let owners: BTreeSet<_> = offers.iter().map(|offer| offer.owner).collect();
-                owners.into_iter().map(move |owner| (key.clone(), owner))
-            })
+            let offers = offers.from(from.map(InstanceKey::id)).iter();
+            offers.map(|offer| (offer.instance.key().clone(), offer.owner))
         })
     }
 
@@ -81,7 +75,9 @@ impl Registry {
         from: Option<&InstanceKey>,
     ) -> impl Iterator<Item = (InstanceKey, u64)> {
         let from = from.cloned();
-        let services = self.tombstones().range(services(selector, from.as_ref()));
+        let services = self
+            .tombstones()
+            .range(services_of(selector, from.as_ref()));
         services.flat_map(move |(service, tombstones)| {
             let from = from.as_ref().filter(|from| from.service() == service);
             let from = from.map_or(Unbounded, |from| Included((from.id().clone(), 0)));
@@ -94,7 +90,7 @@ impl Registry {
 }
 
 /// The services of a selector, from that of a key on.
-fn services(
+fn services_of(
     selector: &Selector,
     from: Option<&InstanceKey>,
 ) -> (Bound<ServiceName>, Bound<ServiceName>) {
@@ -107,6 +103,7 @@ fn services(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::time::Instant;
 
     use tidings_api::Instance;
@@ -124,12 +121,8 @@ mod tests {
                 .unwrap();
             let key = instance.key().clone();
             let content = (number % 5 != 0).then(|| std::sync::Arc::new(instance).into());
-            let stored = Stored {
-                version: 1,
-                content,
-                since: now,
-            };
-            registry.put(number % 4, &key, stored);
+            let stored = Stored::new(now, &key, 1, content);
+            registry.put(number % 4, stored);
         }
         let b: ServiceName = "b".parse().unwrap();
         for selector in [Selector::Service(b), Selector::All] {

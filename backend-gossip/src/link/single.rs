@@ -6,8 +6,9 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{debug, error, trace};
 
-use super::carrier::{self, Carrier, End, Framed, Outbox, framed};
-use super::{FRAMES_READ_MAX, FRAMES_WAITING_MAX, Frame, LinkKeys};
+use super::carrier::{self, Carrier, End, Outbox, framed};
+use super::queue::{Inlet, queue};
+use super::{BYTES_WAITING_MAX, FRAMES_READ_MAX, Frame, LinkKeys};
 use crate::engine::{LinkFailure, LinkId};
 
 /// What happens on the link.
@@ -34,7 +35,7 @@ pub(crate) struct Single {
 #[derive(Debug)]
 struct Open {
     id: LinkId,
-    queue: Sender<Framed>,
+    queue: Inlet,
     task: AbortHandle,
 }
 
@@ -55,8 +56,8 @@ impl Single {
         self.disconnect();
         self.last.0 += 1;
         let id = self.last;
-        let (queue, frames) = mpsc::channel(FRAMES_WAITING_MAX);
-        let outbox = Outbox::new(frames);
+        let (queue, outlet) = queue();
+        let outbox = Outbox::new(outlet);
         let carrier = Carrier::new(id, outbox, self.frames.0.clone(), self.keys.clone());
         debug!(%to, "looking through this member");
         let task = if self.cut_off {
@@ -75,7 +76,7 @@ impl Single {
         if let Some(open) = &self.open
             && !self.cut_off
         {
-            let _ = open.queue.try_send(framed(frame));
+            let _ = open.queue.try_send(framed(frame), BYTES_WAITING_MAX);
         }
     }
 
