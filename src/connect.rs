@@ -9,7 +9,7 @@ use tidings_consul::{ConsulConfig, ConsulDiscovery};
 #[cfg(feature = "etcd")]
 use tidings_etcd::{EtcdConfig, EtcdDiscovery};
 #[cfg(feature = "gossip")]
-use tidings_gossip::{GossipConfig, GossipDiscovery};
+use tidings_gossip::{GossipConfig, GossipDiscovery, GossipObserver};
 use tidings_migration::Migration;
 #[cfg(feature = "zk")]
 use tidings_zk::{ZkConfig, ZkDiscovery};
@@ -178,6 +178,10 @@ impl Backend {
             Self::Consul(config) => Ok(Arc::new(ConsulDiscovery::start(config).await?)),
             #[cfg(feature = "etcd")]
             Self::Etcd(config) => Ok(Arc::new(EtcdDiscovery::start(config).await?)),
+            #[cfg(feature = "gossip")]
+            Self::Gossip(config) if config.observe => {
+                Ok(Arc::new(GossipObserver::start(config).await?))
+            }
             #[cfg(feature = "gossip")]
             Self::Gossip(config) => Ok(Arc::new(GossipDiscovery::start(config).await?)),
             Self::Memory(config) => Ok(Arc::new(config.registry().connect())),

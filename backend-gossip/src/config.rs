@@ -67,6 +67,16 @@ pub struct GossipConfig {
     /// finding oneself in it is no error.
     pub join: Vec<String>,
 
+    /// Whether to look on only, as a [`GossipObserver`](crate::GossipObserver), instead of being a
+    /// member. Default `false`.
+    ///
+    /// An observer binds nothing and is nobody, so it has no [`bind`](Self::bind),
+    /// [`advertise`](Self::advertise), [`name`](Self::name), [`state`](Self::state_dir),
+    /// [`probe_timeout`](Self::probe_timeout), [`suspicion_multiplier`](Self::suspicion_multiplier) or
+    /// [`leave_timeout`](Self::leave_timeout), and it needs [`join`](Self::join). Name several seeds, or a
+    /// name with several addresses: observers spread over them.
+    pub observe: bool,
+
     /// The member's name, unique in the cluster: 1–128 of `A-Za-z0-9._:-`. Default: generated at
     /// every start.
     ///
@@ -175,6 +185,7 @@ impl Default for GossipConfig {
             bind: (Ipv4Addr::LOCALHOST, PORT_DEFAULT).into(),
             advertise: None,
             join: Vec::new(),
+            observe: false,
             name: None,
             cluster: "tidings".to_owned(),
             join_wait: Duration::from_secs(1),
@@ -289,6 +300,9 @@ impl GossipConfig {
             config::check_duration(field, value, range)?;
         }
         config::check_range("suspicion_multiplier", self.suspicion_multiplier, 1..=20)?;
+        if self.observe {
+            return self.check_observer();
+        }
         if self.probe_timeout >= self.probe_interval {
             return Err(Error::invalid_config(format!(
                 "probe_timeout {:?}: accepted is less than probe_interval, which is {:?}",
@@ -300,6 +314,34 @@ impl GossipConfig {
 }
 
 impl GossipConfig {
+    /// Checks that nothing is set that an observer has no use for.
+    fn check_observer(&self) -> Result<()> {
+        let members = Self::default();
+        let of_members = [
+            ("bind", self.bind != members.bind),
+            ("advertise", self.advertise.is_some()),
+            ("name", self.name.is_some()),
+            ("state", self.state_dir.is_some()),
+            ("probe_timeout", self.probe_timeout != members.probe_timeout),
+            (
+                "suspicion_multiplier",
+                self.suspicion_multiplier != members.suspicion_multiplier,
+            ),
+            ("leave_timeout", self.leave_timeout != members.leave_timeout),
+        ];
+        if let Some((field, _)) = of_members.into_iter().find(|(_, set)| *set) {
+            return Err(Error::invalid_config(format!(
+                "{field} with observe=true: accepted is none, since an observer is no member"
+            )));
+        }
+        if self.join.is_empty() {
+            return Err(Error::invalid_config(
+                "observe=true without join: accepted is at least one member to look through",
+            ));
+        }
+        Ok(())
+    }
+
     fn check_keys(&self) -> Result<()> {
         let wrong = |message: String| Err(Error::invalid_config(message));
         if let Some(file) = &self.keys_file {
@@ -427,6 +469,7 @@ mod tests {
             bind: "0.0.0.0:8000".parse().unwrap(),
             advertise: Some("10.0.0.7:0".parse().unwrap()),
             join: vec!["10.0.0.5".into(), "seed".into(), "[::1]:1".into()],
+            observe: false,
             name: Some("web-1".into()),
             cluster: "prod".into(),
             join_wait: Duration::ZERO,
@@ -536,8 +579,8 @@ mod tests {
             ),
             (
                 "gossip://?seed=a",
-                "gossip: unknown option \"seed\": accepted are bind, advertise, join, name, \
-                 cluster, join_wait, probe_interval, probe_timeout, suspicion_multiplier, \
+                "gossip: unknown option \"seed\": accepted are bind, advertise, join, observe, \
+                 name, cluster, join_wait, probe_interval, probe_timeout, suspicion_multiplier, \
                  leave_timeout, loss_hold, state, keys, keys_file, seal",
             ),
             (
@@ -567,6 +610,27 @@ mod tests {
                 "gossip: keys_file \"\": accepted is the path of a file",
             ),
             (
+                "gossip://10.0.0.1?observe=true&join=a&seal=off",
+                "gossip: bind with observe=true: accepted is none, since an observer is no member",
+            ),
+            (
+                "gossip://?name=a&observe=true&join=a",
+                "gossip: name with observe=true: accepted is none, since an observer is no member",
+            ),
+            (
+                "gossip://?state=/a&name=a&observe=true&join=a",
+                "gossip: name with observe=true: accepted is none, since an observer is no member",
+            ),
+            (
+                "gossip://?advertise=10.0.0.1&observe=true&join=a",
+                "gossip: advertise with observe=true: accepted is none, since an observer is no \
+                 member",
+            ),
+            (
+                "gossip://?observe=true",
+                "gossip: observe=true without join: accepted is at least one member to look through",
+            ),
+            (
                 "gossip://?keys=hunter2",
                 "gossip: keys: accepted are 32 random bytes, as base64 (44 characters) or \
                  hexadecimal (64), such as \"openssl rand -base64 32\" writes",
@@ -574,6 +638,14 @@ mod tests {
         ] {
             assert_eq!(error(url), text);
         }
+    }
+
+    #[test]
+    fn an_observer_has_what_it_needs_and_no_more() {
+        let read =
+            config("gossip:///prod?join=a,b:1&observe=true&probe_interval=200ms&join_wait=0s");
+        assert!(read.observe);
+        assert_eq!((read.join.len(), &*read.cluster), (2, "prod"));
     }
 
     #[test]

@@ -225,6 +225,7 @@ impl Driver {
             self.exchange_datagrams(now, &mut room);
             self.engine.handle_timeout(now);
         }
+        self.engine.tell_observers(now);
         self.drain(now);
         self.sweep(now);
         self.settle();
@@ -431,6 +432,12 @@ impl Driver {
                     Route::Reply(link) => self.links.reply(now, link, &transmit.frame),
                 }
             }
+            while let Some(delivery) = self.engine.poll_delivery() {
+                let links = &delivery.links;
+                for gone in self.links.deliver(now, links, &delivery.frame) {
+                    self.engine.handle_link_closed(gone);
+                }
+            }
             // Noting one may make the engine send.
             let Some(event) = self.engine.poll_event() else {
                 return;
@@ -456,6 +463,8 @@ impl Driver {
                 info!(%key, "registration superseded by a newer owner");
                 self.board.superseded(key);
             }
+            Event::Observer(link) => self.links.set_observer(link),
+            Event::ObserverRefused(link) => self.links.close(link),
             Event::Left => self.life = Life::Over,
             Event::NameTaken { by, renamed } => {
                 warn!(%by, %renamed, "another member has this name; going on under a new one");
@@ -488,6 +497,7 @@ impl Driver {
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP_INTERVAL;
             self.links.tend(now);
+            self.forget_observers();
             self.net.give_back_room();
             self.state.tend(now, &self.engine);
             self.watches.sweep();
@@ -499,6 +509,15 @@ impl Driver {
         }
         if matches!(self.life, Life::Leaving(until) if until <= now) {
             self.life = Life::Over;
+        }
+    }
+
+    /// Lets go of the observers whose links have ended.
+    fn forget_observers(&mut self) {
+        let links = self.engine.observers();
+        let gone: Vec<_> = links.filter(|link| !self.links.is_open(*link)).collect();
+        for link in gone {
+            self.engine.handle_link_closed(link);
         }
     }
 

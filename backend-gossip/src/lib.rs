@@ -74,6 +74,11 @@ mod net;
 use net::Net;
 pub use net::NetStats;
 
+mod observer;
+#[cfg(feature = "fault-injection")]
+pub use observer::ObserverFaults;
+pub use observer::{GossipObserver, ObserverStats};
+
 mod resolve;
 use resolve::Seeds;
 
@@ -156,6 +161,11 @@ impl GossipDiscovery {
     /// [`Unavailable`](tidings_api::ErrorKind::Unavailable) where its port is in use.
     pub async fn start(config: GossipConfig) -> Result<Self> {
         config.validate()?;
+        if config.observe {
+            let message =
+                "observe true: accepted is false; an observer is started by GossipObserver";
+            return Err(Error::invalid_config(message).with_backend(BACKEND));
+        }
         let mut seeds = Seeds::new(config.seeds()?);
         let ring = Arc::new(ring(&config).await?);
         let seal_counters = Arc::<Counters>::default();

@@ -9,6 +9,7 @@
 mod carrier;
 mod greeting;
 mod queue;
+mod single;
 #[cfg(test)]
 mod tests;
 
@@ -24,11 +25,13 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tracing::{debug, error, trace, warn};
 
-use self::carrier::{Carrier, End, Outbox};
+use self::carrier::{Carrier, End, Framed, Outbox, framed};
 use self::queue::{Inlet, queue};
 use crate::engine::{LinkFailure, LinkId};
 use crate::seal::{Counters, Ring};
-use crate::wire::limits::LINK_FRAME_BYTES_MAX;
+use crate::wire::limits::{LINK_FRAME_BYTES_MAX, OBSERVER_WAITING_BYTES_MAX};
+
+pub(crate) use self::single::{Single, SingleEvent};
 
 /// Links opened by this member at once; above it the one unused longest makes room.
 const LINKS_OUT_MAX: usize = 128;
@@ -52,6 +55,8 @@ const IDLE_KEPT: Duration = Duration::from_secs(90);
 /// The same for one that a peer opened. Longer, so that it is the opener who closes: where the
 /// other side does, there is a reason for it that members want to know.
 const IDLE_IN: Duration = Duration::from_secs(180);
+/// How long observers have to take what waits for them when this member ends.
+const GOODBYE_TIMEOUT: Duration = Duration::from_millis(100);
 /// A link that was lost sooner than this, twice in a row, isn't tried again: a peer without room
 /// would be asked for it for ever.
 const SHORT_LIVED: Duration = Duration::from_secs(1);
@@ -67,6 +72,8 @@ pub struct LinkStats {
     pub accepted: u64,
     /// Links ended because too many were open.
     pub evicted: u64,
+    /// Links of observers, open now.
+    pub observers: usize,
     /// Links not accepted because too many were in use.
     pub turned_away: u64,
     /// Links ended because what came was no frame.
@@ -92,6 +99,9 @@ pub(crate) struct Links {
     outgoing: HashMap<SocketAddr, LinkId>,
     /// Addresses that a link is kept open to, used or not.
     kept: Vec<SocketAddr>,
+    /// How many of the open ones are observers'. The engine bounds them; they count for themselves, so
+    /// that neither they nor members keep the others out.
+    observers: usize,
     /// [`LINKS_IN_MAX`], or what a test can open.
     incoming_max: usize,
     frames: (Sender<Frame>, Receiver<Frame>),
@@ -130,6 +140,7 @@ impl Links {
             open: HashMap::new(),
             outgoing: HashMap::new(),
             kept: Vec::new(),
+            observers: 0,
             incoming_max: LINKS_IN_MAX,
             frames: mpsc::channel(FRAMES_READ_MAX),
             keys,
@@ -142,8 +153,11 @@ impl Links {
     }
 
     pub(crate) fn stats(&self) -> LinkStats {
-        let open = self.open.len();
-        LinkStats { open, ..self.stats }
+        LinkStats {
+            open: self.open.len(),
+            observers: self.observers,
+            ..self.stats
+        }
     }
 
     /// Sends over the link to `to`: the open one, or a new one.
@@ -167,6 +181,37 @@ impl Links {
         }
     }
 
+    /// Sends one frame over all of these links; answers which of them are gone.
+    pub(crate) fn deliver(&mut self, now: Instant, links: &[LinkId], frame: &[u8]) -> Vec<LinkId> {
+        let framed = framed(frame);
+        let mut gone = Vec::new();
+        for id in links {
+            if !self.send_framed(now, *id, &framed) {
+                gone.push(*id);
+            }
+        }
+        gone
+    }
+
+    /// Takes the link for an observer's from now on.
+    pub(crate) fn set_observer(&mut self, id: LinkId) {
+        if let Some(link) = self.open.get_mut(&id)
+            && link.to.is_none()
+            && !std::mem::replace(&mut link.is_observer, true)
+        {
+            self.observers += 1;
+        }
+    }
+
+    /// Lets go of a link once what waits on it is written.
+    pub(crate) fn close(&mut self, id: LinkId) {
+        self.remove(id);
+    }
+
+    pub(crate) fn is_open(&self, id: LinkId) -> bool {
+        self.open.contains_key(&id)
+    }
+
     /// Keeps a link open to each of these addresses, and no longer to those named before: when the
     /// process behind one ends, the link tells at once.
     pub(crate) fn keep(&mut self, now: Instant, addresses: Vec<SocketAddr>) {
@@ -176,8 +221,10 @@ impl Links {
 
     /// Takes a connection that a peer opened.
     pub(crate) fn accept(&mut self, now: Instant, stream: TcpStream) {
-        let full = self.open.len() - self.outgoing.len() >= self.incoming_max;
-        if full && !self.evict(|link| link.to.is_none() && !link.is_in_use(now)) {
+        let incoming = self.open.len() - self.outgoing.len() - self.observers;
+        let full = incoming >= self.incoming_max;
+        let evictable = |link: &Link| link.to.is_none() && !link.is_observer;
+        if full && !self.evict(|link| evictable(link) && !link.is_in_use(now)) {
             self.stats.turned_away += 1;
             return;
         }
@@ -238,8 +285,15 @@ impl Links {
 
     /// Ends all links and waits until their sockets are closed.
     pub(crate) async fn shutdown(&mut self) {
+        let goodbye = self.observers > 0;
         self.open.clear();
         self.outgoing.clear();
+        self.observers = 0;
+        if goodbye {
+            // Other members are told by datagrams; observers hear of it here or not at all.
+            let written = async { while self.tasks.join_next().await.is_some() {} };
+            let _ = tokio::time::timeout(GOODBYE_TIMEOUT, written).await;
+        }
         self.tasks.shutdown().await;
     }
 
@@ -249,6 +303,7 @@ impl Links {
         self.cut_off = cut_off;
         self.open.clear();
         self.outgoing.clear();
+        self.observers = 0;
         self.tasks.abort_all();
     }
 
@@ -293,6 +348,7 @@ impl Links {
             opened: now,
             used: now,
             lost_young: false,
+            is_observer: false,
             task: self.tasks.spawn(run(carrier)),
         };
         self.open.insert(id, link);
@@ -301,12 +357,24 @@ impl Links {
 
     /// Whether the link is there; one that is there but too slow drops the frame.
     fn send_over(&mut self, now: Instant, id: LinkId, frame: &[u8]) -> bool {
+        self.send_framed(now, id, &framed(frame))
+    }
+
+    fn send_framed(&mut self, now: Instant, id: LinkId, frame: &Framed) -> bool {
         let Some(link) = self.open.get_mut(&id) else {
             return false;
         };
         match link.send(now, frame) {
             Ok(()) => true,
             Err(TrySendError::Closed(())) => false,
+            Err(TrySendError::Full(())) if link.is_observer => {
+                debug!(?id, "observer hung up on: it can't have read what it says");
+                self.stats.dropped += 1;
+                if let Some(link) = self.remove(id) {
+                    link.task.abort();
+                }
+                false
+            }
             Err(TrySendError::Full(())) => {
                 self.stats.dropped += 1;
                 debug!(
@@ -334,6 +402,8 @@ impl Links {
                     error!(%error, "defect: a link's task panicked");
                     self.open.retain(|_, link| !link.task.is_finished());
                     self.outgoing.retain(|_, id| self.open.contains_key(id));
+                    let observers = self.open.values().filter(|link| link.is_observer);
+                    self.observers = observers.count();
                 }
                 return None;
             }
@@ -401,6 +471,7 @@ impl Links {
         if let Some(to) = link.to {
             self.outgoing.remove(&to);
         }
+        self.observers -= usize::from(link.is_observer);
         Some(link)
     }
 }
@@ -415,16 +486,23 @@ struct Link {
     used: Instant,
     /// Whether the last connection of this link was lost soon after it was opened.
     lost_young: bool,
+    /// Whether an observer opened it.
+    is_observer: bool,
     task: AbortHandle,
 }
 
 impl Link {
-    fn send(&mut self, now: Instant, frame: &[u8]) -> Result<(), TrySendError<()>> {
+    fn send(&mut self, now: Instant, frame: &Framed) -> Result<(), TrySendError<()>> {
         self.used = now;
-        if frame.len() > LINK_FRAME_BYTES_MAX {
+        let most = if self.is_observer {
+            OBSERVER_WAITING_BYTES_MAX
+        } else {
+            BYTES_WAITING_MAX
+        };
+        if frame.len() > carrier::LENGTH_BYTES + LINK_FRAME_BYTES_MAX {
             return Err(TrySendError::Full(()));
         }
-        self.queue.try_send(carrier::framed(frame))
+        self.queue.try_send(frame.clone(), most)
     }
 
     /// Whether a link that was lost may be opened once more.

@@ -150,6 +150,24 @@ const COUNTERS: &[Counter] = &[
         |stats| stats.links.dropped,
     ),
     (
+        "tidings_gossip_observer_sent_bytes_total",
+        Unit::Bytes,
+        "bytes sent to observers",
+        |stats| stats.engine.observer_bytes_out,
+    ),
+    (
+        "tidings_gossip_observers_refused_total",
+        Unit::Count,
+        "observers turned away",
+        |stats| stats.engine.observers_refused,
+    ),
+    (
+        "tidings_gossip_observers_behind_total",
+        Unit::Count,
+        "observers shown all anew",
+        |stats| stats.engine.observers_behind,
+    ),
+    (
         "tidings_gossip_sealed_frames_total",
         Unit::Count,
         "frames sealed",
@@ -175,6 +193,7 @@ const RECORDS: &str = "tidings_gossip_records";
 const QUEUED_BROADCASTS: &str = "tidings_gossip_queued_broadcasts";
 const QUEUED_DATAGRAMS: &str = "tidings_gossip_queued_datagrams";
 const OPEN_LINKS: &str = "tidings_gossip_open_links";
+const OBSERVERS: &str = "tidings_gossip_observers";
 const ROUND_TRIP: &str = "tidings_gossip_round_trip_seconds";
 
 const STATES: [(MemberState, &str); 4] = [
@@ -216,6 +235,7 @@ impl Metrics {
         gauge!(QUEUED_BROADCASTS, labels.clone()).set(stats.engine.broadcasts as f64);
         gauge!(QUEUED_DATAGRAMS, labels.clone()).set(waiting as f64);
         gauge!(OPEN_LINKS, labels.clone()).set(stats.links.open as f64);
+        gauge!(OBSERVERS, labels.clone()).set(stats.engine.observers as f64);
         let round_trips = histogram!(ROUND_TRIP, labels);
         while let Some(round_trip) = engine.poll_round_trip() {
             round_trips.record(round_trip);
@@ -240,6 +260,7 @@ fn describe() {
         describe_gauge!(RECORDS, Unit::Count, "records known, tombstones included");
         describe_gauge!(QUEUED_BROADCASTS, Unit::Count, "changes queued for gossip");
         describe_gauge!(OPEN_LINKS, Unit::Count, "links open, either way");
+        describe_gauge!(OBSERVERS, Unit::Count, "observers of this member");
         describe_gauge!(
             QUEUED_DATAGRAMS,
             Unit::Count,

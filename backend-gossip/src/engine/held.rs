@@ -27,6 +27,11 @@ impl Held {
         self.owners.contains_key(&owner)
     }
 
+    /// Whether nothing is held.
+    pub(super) fn is_empty(&self) -> bool {
+        self.owners.is_empty()
+    }
+
     /// Whether this version of a record is what is waited for.
     pub(super) fn awaits(&self, owner: u64, version: u64) -> bool {
         let awaited = self.owners.get(&owner);
@@ -63,7 +68,7 @@ impl Engine {
     pub(super) fn release(&mut self, now: Instant, id: u64) {
         self.held.remove(id);
         for key in self.registry.keys_of(id) {
-            self.changed.insert(key.service().clone());
+            self.note_changed(id, &key);
             self.check_superseded(now, &key);
         }
     }

@@ -122,8 +122,8 @@ impl Bucket {
 }
 
 impl Items {
-    /// Puts an item in its newest form.
-    pub(super) fn put(&mut self, key: ItemKey, stamp: Stamp, quiet: bool) {
+    /// Puts an item in its newest form; answers whether that is another one.
+    pub(super) fn put(&mut self, key: ItemKey, stamp: Stamp, quiet: bool) -> bool {
         let position = key.position();
         let owner = match key {
             ItemKey::Member(id) => id,
@@ -140,6 +140,7 @@ impl Items {
         if self.buckets.is_none() && self.by_position.len() >= BUCKETS_WORTH_ITEMS {
             self.fill_buckets();
         }
+        before.is_none_or(|before| before.fingerprint != fingerprint)
     }
 
     /// Removes an item.

@@ -20,6 +20,7 @@
 //! | `merge` | what is heard about members and records meets what is known |
 //! | `spread`, `broadcast` | push, gossip, piggyback |
 //! | `sync` | anti-entropy by hash range |
+//! | `observers`, `walk` | who looks through this member, and what they are told |
 //! | `join` | joining, healing, leaving |
 //! | `stats` | what a member counts |
 //! | `housekeeping` | forgetting the long gone, voiding old tombstones |
@@ -36,6 +37,7 @@ mod items;
 mod join;
 mod member;
 mod merge;
+mod observers;
 mod probe;
 mod registry;
 mod spread;
@@ -43,6 +45,7 @@ mod stats;
 mod suspicion;
 mod sync;
 mod timer;
+mod walk;
 
 #[cfg(test)]
 mod hostile_tests;
@@ -67,6 +70,7 @@ use self::housekeeping::HOUSEKEEPING_INTERVAL;
 use self::items::{ItemKey, Items};
 use self::join::{Join, Leave};
 use self::member::{Member, Members};
+use self::observers::Observers;
 use self::probe::{Check, Loss, Probe};
 use self::registry::{Registry, Stored};
 use self::spread::{Agreement, Budget};
@@ -79,6 +83,7 @@ use crate::wire::{self, Header, Message, Reader};
 
 pub use self::config::EngineConfig;
 pub use self::member::MemberState;
+pub use self::observers::Delivery;
 pub use self::stats::Stats;
 
 /// Who this member is, for one start.
@@ -151,6 +156,10 @@ pub enum Event {
     },
     /// [`Engine::leave`] is through: enough members have confirmed it, or its time is over.
     Left,
+    /// From now on this link is an observer's.
+    Observer(LinkId),
+    /// There is no room for this observer: its link is to be closed once what waits is written.
+    ObserverRefused(LinkId),
     /// A member is in another state.
     Member {
         /// Who.
@@ -209,6 +218,7 @@ pub struct Engine {
     awareness: u32,
     contact: Contact,
     held: Held,
+    observers: Observers,
 
     broadcasts: Broadcasts,
     /// Broadcasts that were not pushed yet.
@@ -269,6 +279,7 @@ impl Engine {
             awareness: 0,
             contact: Contact::new(now),
             held: Held::default(),
+            observers: Observers::default(),
             broadcasts: Broadcasts::default(),
             fresh: BTreeSet::new(),
             budget: Budget::new(now),
@@ -342,6 +353,7 @@ impl Engine {
                 Timer::Heal => self.heal(now),
                 Timer::Leave => self.announce_leave(now),
                 Timer::Held => self.release_overdue(now),
+                Timer::Observers => self.tell_observers(now),
                 Timer::Housekeeping => self.keep_house(now),
                 Timer::Suspicion(id) => self.end_suspicion(now, id),
                 Timer::Check(sequence) => self.end_check(now, sequence),
@@ -540,6 +552,7 @@ impl Engine {
     pub fn stats(&self) -> Stats {
         Stats {
             broadcasts: self.broadcasts.len(),
+            observers: self.observers.len(),
             ..self.stats
         }
     }
@@ -592,6 +605,14 @@ impl Engine {
         message: Message,
         answer: &mut sync::Answer,
     ) {
+        if let Route::Reply(link) = route
+            && self.observers.contains(link)
+            && !matches!(message, Message::Observing(_))
+        {
+            // Who looks on has no say.
+            self.stats.foreign += 1;
+            return;
+        }
         if self.leave.is_some() {
             // On the way out only the confirmations count.
             if let Message::Ack { sequence, .. } = message {
@@ -646,6 +667,7 @@ impl Engine {
             }
             Message::Want(positions) => self.handle_want(&positions, answer),
             Message::SyncDone { digest } => self.handle_sync_done(now, digest),
+            Message::Observing(message) => self.handle_observing(now, route, message),
         }
     }
 
@@ -679,7 +701,13 @@ impl Engine {
         self.registry
             .put(owner, Stored::new(now, key, version, content));
         self.index_record(owner, key);
+        self.note_changed(owner, key);
+    }
+
+    /// Notes that a record is another, or shown where it wasn't, or the other way round.
+    fn note_changed(&mut self, owner: u64, key: &InstanceKey) {
         self.changed.insert(key.service().clone());
+        self.observers.note_record(owner, key);
     }
 
     /// The generation of a new registration: this start's, above all drawn before, and above whatever
@@ -724,8 +752,13 @@ impl Engine {
 
     fn index_member(&mut self, id: u64) {
         if let Some(member) = self.members.find(id) {
-            self.items
-                .put(ItemKey::Member(id), member.stamp(), !member.is_present());
+            let (stamp, quiet) = (member.stamp(), !member.is_present());
+            let changed = self.items.put(ItemKey::Member(id), stamp, quiet);
+            if changed && !self.observers.is_empty() {
+                for (key, _) in self.registry.of(id) {
+                    self.observers.note_owner(id, key.service());
+                }
+            }
         }
     }
 
@@ -743,7 +776,7 @@ impl Engine {
     fn index_records(&mut self, owner: u64) {
         for key in self.registry.keys_of(owner) {
             self.index_record(owner, &key);
-            self.changed.insert(key.service().clone());
+            self.note_changed(owner, &key);
         }
     }
 
@@ -787,7 +820,7 @@ impl Engine {
     fn drop_record(&mut self, owner: u64, key: &InstanceKey) {
         self.registry.remove(owner, key);
         self.items.remove(&ItemKey::record(owner, key));
-        self.changed.insert(key.service().clone());
+        self.note_changed(owner, key);
     }
 
     fn drop_records(&mut self, owner: u64) {

@@ -103,12 +103,16 @@ pub(super) struct Registry {
     /// Number of records of each owner that has several: nearly all have one.
     counts: BTreeMap<u64, usize>,
     offers: BTreeMap<ServiceName, Offers>,
+    tombstones: Tombstones,
 }
+
+/// Whose records are tombstones, by key: observers are told of them beside what is offered.
+type Tombstones = BTreeMap<ServiceName, BTreeSet<(InstanceId, u64)>>;
 
 /// What is offered of one service, by id and owner. A slice, since a map would take three times the
 /// memory; an insertion moves what comes after it, which is less than what showing it takes.
 #[derive(Debug, Default)]
-struct Offers(Vec<Offer>);
+pub(super) struct Offers(Vec<Offer>);
 
 /// What one owner offers under a key.
 #[derive(Clone, Debug)]
@@ -172,6 +176,10 @@ impl Registry {
             let offers = self.offers.entry(instance.service().clone()).or_default();
             let instance = instance.clone();
             offers.insert(Offer { owner, instance });
+        } else {
+            let key = stored.key();
+            let tombstones = self.tombstones.entry(key.service().clone());
+            tombstones.or_default().insert((key.id().clone(), owner));
         }
         let count = self.count(owner) + 1;
         if count > 1 {
@@ -184,6 +192,14 @@ impl Registry {
     /// Forgets a record.
     pub(super) fn remove(&mut self, owner: u64, key: &InstanceKey) {
         self.take(Place::of(owner, key));
+    }
+
+    pub(super) fn offers_by_service(&self) -> &BTreeMap<ServiceName, Offers> {
+        &self.offers
+    }
+
+    pub(super) fn tombstones(&self) -> &Tombstones {
+        &self.tombstones
     }
 
     /// Everything offered under a key.
@@ -231,6 +247,8 @@ impl Registry {
         }
         if taken.instance().is_some() {
             self.withdraw(owner, taken.key());
+        } else {
+            self.exhume(owner, taken.key());
         }
         Some(taken)
     }
@@ -242,6 +260,15 @@ impl Registry {
         ids.remove(owner, key.id());
         if ids.0.is_empty() {
             self.offers.remove(key.service());
+        }
+    }
+
+    fn exhume(&mut self, owner: u64, key: &InstanceKey) {
+        if let Some(tombstones) = self.tombstones.get_mut(key.service())
+            && tombstones.remove(&(key.id().clone(), owner))
+            && tombstones.is_empty()
+        {
+            self.tombstones.remove(key.service());
         }
     }
 
@@ -274,6 +301,12 @@ impl Offers {
         if let Ok(at) = self.place(owner, id) {
             self.0.remove(at);
         }
+    }
+
+    /// All offers from an id on, by id and owner.
+    pub(super) fn from(&self, id: Option<&InstanceId>) -> &[Offer] {
+        let before = |offer: &Offer| id.is_some_and(|id| offer.instance.id() < id);
+        &self.0[self.0.partition_point(before)..]
     }
 
     /// All offers of one id.

@@ -263,7 +263,7 @@ impl Engine {
     }
 
     /// A record as a message; empty where it is gone.
-    fn encode_record(&self, place: Place) -> Vec<u8> {
+    pub(super) fn encode_record(&self, place: Place) -> Vec<u8> {
         let owner = self.members.find(place.owner);
         let (Some(owner), Some(stored)) = (owner, self.registry.at(place)) else {
             return Vec::new();

@@ -34,6 +34,16 @@ pub struct Stats {
     pub sync_bytes_out: u64,
     /// Records refused because a bound was reached.
     pub refused_records: u64,
+    /// Frames sent to observers.
+    pub observer_frames_out: u64,
+    /// Bytes of them; not part of `bytes_out`.
+    pub observer_bytes_out: u64,
+    /// Observers turned away because there were too many, or one wanted too much.
+    pub observers_refused: u64,
+    /// How often an observer that had been too slow was shown all anew.
+    pub observers_behind: u64,
+    /// Observers now.
+    pub observers: usize,
     /// Broadcasts queued now.
     pub broadcasts: usize,
     /// Most broadcasts queued at one time.

@@ -24,6 +24,8 @@ pub(super) enum Timer {
     Leave,
     /// The end of waiting for records that are held back.
     Held,
+    /// The next round of telling observers.
+    Observers,
     /// Forgetting of the long dead, pruning of tombstones.
     Housekeeping,
     /// The end of the suspicion of a member.

@@ -32,7 +32,7 @@ const UNCONFIRMED_TIMEOUT: Duration = Duration::from_secs(5);
 /// links are idle nearly always, and a member has several.
 const READ_BUFFER_BYTES: usize = 64;
 /// What stands before each frame: its length.
-const LENGTH_BYTES: usize = 4;
+pub(super) const LENGTH_BYTES: usize = 4;
 
 /// The end of a link that is read.
 pub(super) type Reading<'a> = BufReader<ReadHalf<'a>>;
@@ -125,7 +125,7 @@ impl Carrier {
 pub(super) struct Outbox {
     queue: Outlet,
     /// Taken from the queue and not written to the end.
-    current: Option<Vec<u8>>,
+    current: Option<Framed>,
 }
 
 impl Outbox {
@@ -159,10 +159,13 @@ impl Outbox {
     }
 }
 
+/// A frame with its length before it, shared by all links it goes over.
+pub(super) type Framed = Arc<[u8]>;
+
 /// The bytes of `frame` on a link.
-pub(super) fn framed(frame: &[u8]) -> Vec<u8> {
+pub(super) fn framed(frame: &[u8]) -> Framed {
     let len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
-    [&len.to_be_bytes(), frame].concat()
+    [&len.to_be_bytes(), frame].concat().into()
 }
 
 impl LinkKeys {

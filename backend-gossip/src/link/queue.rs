@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::{BYTES_WAITING_MAX, FRAMES_WAITING_MAX};
+use super::FRAMES_WAITING_MAX;
+use super::carrier::Framed;
 
 /// Frames that room is kept for while fewer wait.
 const ROOM: usize = 4;
@@ -36,7 +37,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    frames: VecDeque<Vec<u8>>,
+    frames: VecDeque<Framed>,
     /// Of the frames, and of the one that was taken and is not written yet.
     bytes: usize,
     /// One of the ends was dropped.
@@ -51,14 +52,14 @@ impl Shared {
 }
 
 impl Inlet {
-    /// Adds a frame, as far as there is room.
-    pub(super) fn try_send(&self, frame: Vec<u8>) -> Result<(), TrySendError<()>> {
+    /// Adds a frame, as far as there is room: for so many bytes in all.
+    pub(super) fn try_send(&self, frame: Framed, bytes_max: usize) -> Result<(), TrySendError<()>> {
         let mut waiting = self.0.waiting();
         if waiting.ended {
             return Err(TrySendError::Closed(()));
         }
         let full = waiting.frames.len() >= FRAMES_WAITING_MAX;
-        if full || frame.len() > BYTES_WAITING_MAX.saturating_sub(waiting.bytes) {
+        if full || frame.len() > bytes_max.saturating_sub(waiting.bytes) {
             return Err(TrySendError::Full(()));
         }
         waiting.bytes += frame.len();
@@ -84,7 +85,7 @@ impl Drop for Inlet {
 
 impl Outlet {
     /// The next frame; `None` once the driver has let go and nothing waits. Cancel-safe.
-    pub(super) async fn recv(&mut self) -> Option<Vec<u8>> {
+    pub(super) async fn recv(&mut self) -> Option<Framed> {
         loop {
             {
                 let mut waiting = self.0.waiting();
@@ -120,7 +121,12 @@ impl Drop for Outlet {
 
 #[cfg(test)]
 mod tests {
+    use super::super::BYTES_WAITING_MAX;
     use super::*;
+
+    fn try_send(inlet: &Inlet, frame: Vec<u8>) -> Result<(), TrySendError<()>> {
+        inlet.try_send(frame.into(), BYTES_WAITING_MAX)
+    }
 
     #[tokio::test]
     async fn frames_come_in_order_and_then_the_end() {
@@ -135,7 +141,7 @@ mod tests {
             read
         });
         for at in 0..100 {
-            inlet.try_send(vec![at]).unwrap();
+            try_send(&inlet, vec![at]).unwrap();
             if at % 7 == 0 {
                 tokio::task::yield_now().await;
             }
@@ -148,22 +154,22 @@ mod tests {
     #[tokio::test]
     async fn frames_and_bytes_that_wait_are_bounded() {
         let (inlet, mut outlet) = queue();
-        let sent = (0..).find(|_| inlet.try_send(vec![0]) == Err(TrySendError::Full(())));
+        let sent = (0..).find(|_| try_send(&inlet, vec![0]) == Err(TrySendError::Full(())));
         assert_eq!(sent, Some(FRAMES_WAITING_MAX));
         while !outlet.is_empty() {
             let frame = outlet.recv().await.unwrap();
             outlet.written(&frame);
         }
-        inlet.try_send(vec![0; BYTES_WAITING_MAX]).unwrap();
+        try_send(&inlet, vec![0; BYTES_WAITING_MAX]).unwrap();
         let large = outlet.recv().await.unwrap();
         assert_eq!(
-            inlet.try_send(vec![0]),
+            try_send(&inlet, vec![0]),
             Err(TrySendError::Full(())),
             "not written yet"
         );
         outlet.written(&large);
-        assert_eq!(inlet.try_send(vec![0]), Ok(()));
+        assert_eq!(try_send(&inlet, vec![0]), Ok(()));
         drop(outlet);
-        assert_eq!(inlet.try_send(vec![0]), Err(TrySendError::Closed(())));
+        assert_eq!(try_send(&inlet, vec![0]), Err(TrySendError::Closed(())));
     }
 }

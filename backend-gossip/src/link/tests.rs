@@ -289,3 +289,34 @@ async fn shutting_down_leaves_nothing_open() {
     assert!(links.tasks.is_empty());
     assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0);
 }
+
+#[tokio::test]
+async fn observers_and_members_keep_no_room_from_each_other() {
+    let (listener, addr) = listen().await;
+    let mut links = unsealed();
+    links.incoming_max = 2;
+    let now = Instant::now();
+    let mut peers = Vec::new();
+    for number in 1..=5 {
+        peers.push(TcpStream::connect(addr).await.unwrap());
+        let (stream, _) = listener.accept().await.unwrap();
+        links.accept(now, stream);
+        links.set_observer(LinkId(number));
+    }
+    assert_eq!((links.stats().observers, links.stats().turned_away), (5, 0));
+    // As many others as before find room, and idle observers make none for more.
+    for _ in 0..2 {
+        peers.push(TcpStream::connect(addr).await.unwrap());
+        let (stream, _) = listener.accept().await.unwrap();
+        links.accept(now, stream);
+    }
+    assert_eq!((links.stats().open, links.stats().turned_away), (7, 0));
+    let later = now + 2 * IN_USE;
+    peers.push(TcpStream::connect(addr).await.unwrap());
+    let (stream, _) = listener.accept().await.unwrap();
+    links.accept(later, stream);
+    let stats = links.stats();
+    assert_eq!((stats.observers, stats.open, stats.evicted), (5, 7, 1));
+    links.close(LinkId(1));
+    assert_eq!(links.stats().observers, 4);
+}

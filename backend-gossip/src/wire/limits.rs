@@ -44,3 +44,36 @@ pub const MEMBER_NAME_BYTES_MAX: usize = 160;
 
 /// Longest run of fields of newer versions kept of one item, so that they survive being passed on.
 pub const UNKNOWN_BYTES_MAX: usize = 4_096;
+
+/// Most observers of one member: twice a thousand, since one member may have to serve all observers of
+/// a cluster that has lost the others. Whoever comes on top is told to try another member.
+pub const OBSERVERS_MAX: usize = 2_048;
+
+/// Most selectors one observer subscribes to; whoever watches more subscribes to everything instead. With
+/// names of 128 bytes, all observers together hold a member to some 100 MB.
+pub const OBSERVED_SELECTORS_MAX: usize = 256;
+
+/// Bytes sent to an observer that it has not reported as read; then the member waits, and sends a fresh
+/// view later. Two batches keep a link busy over a round trip, and a thousand observers that don't read
+/// hold 128 MiB.
+pub const OBSERVER_UNREAD_BYTES_MAX: usize = 2 * LINK_FRAME_BYTES_TARGET;
+
+/// Bytes that wait to be written on the link of an observer: what may be unread, and a batch with a
+/// record at the limits on top. For whom more waits it has reported what it can't have read.
+pub const OBSERVER_WAITING_BYTES_MAX: usize =
+    OBSERVER_UNREAD_BYTES_MAX + 3 * LINK_FRAME_BYTES_TARGET;
+
+/// The same in frames: half of what may wait on a link, so that none is ever dropped there.
+pub const OBSERVER_UNREAD_FRAMES_MAX: usize = 128;
+
+/// Most owners asked for in one message; the answer is a fifth of what may be unread.
+pub const OBSERVED_OWNERS_ASKED_MAX: usize = 1_024;
+
+/// Most records an observer keeps, tombstones included: ten times the largest registry aimed at.
+pub const OBSERVED_RECORDS_MAX: usize = 1_000_000;
+
+/// Most addresses of members told to an observer: whoever finds none of so many has no network.
+pub const OBSERVED_ADDRESSES_MAX: usize = 64;
+
+/// Longest reason for being stale that is passed on, in bytes.
+pub const OBSERVED_REASON_BYTES_MAX: usize = 512;

@@ -12,6 +12,7 @@ use tidings_api::{InstanceId, InstanceKey, ServiceName};
 use super::codec::{Decoded, Malformed, Reader, put_address, put_bytes, put_varint};
 use super::content::Content;
 use super::limits::{ACCUSERS_MAX, MEMBER_NAME_BYTES_MAX, SYNC_ENTRIES_MAX, UNKNOWN_BYTES_MAX};
+use super::observe::{self, Observing};
 
 /// What a frame carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +71,8 @@ pub enum Message {
         /// The sender's registry digest.
         digest: u64,
     },
+    /// Between an observer and the member it looks through.
+    Observing(Observing),
 }
 
 /// A member, in its own words.
@@ -279,6 +282,7 @@ impl Message {
                 out.extend_from_slice(&digest.to_be_bytes());
                 id::SYNC_DONE
             }
+            Self::Observing(message) => message.encode_body(out),
         }
     }
 
@@ -323,6 +327,9 @@ impl Message {
             id::SYNC_DONE => Self::SyncDone {
                 digest: body.u64()?,
             },
+            observe::id::SUBSCRIBE..=observe::id::MEMBERS => {
+                Self::Observing(Observing::decode_body(id, body)?)
+            }
             _ => return Ok(None),
         }))
     }

@@ -17,6 +17,7 @@ pub mod codec;
 pub mod content;
 pub mod limits;
 pub mod message;
+pub mod observe;
 
 pub use codec::{Decoded, Malformed, Reader};
 pub use message::Message;

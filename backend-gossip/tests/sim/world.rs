@@ -615,6 +615,8 @@ impl World {
                     self.keep_links(id);
                 }
                 engine::Event::NameTaken { .. } => self.counters.names_taken += 1,
+                // There are none in here.
+                engine::Event::Observer(_) | engine::Event::ObserverRefused(_) => {}
                 engine::Event::Member { member, state } => {
                     if state == MemberState::Dead {
                         process.buried.push(member.name.clone());

@@ -10,6 +10,8 @@ use tidings_gossip::wire::Message;
 use tidings_gossip::wire::content::Content;
 use tidings_gossip::wire::message::{Accuse, Alive, RangeDigest, Record, Stamp, Verdict};
 
+use crate::observing::observing;
+
 pub(crate) fn message() -> impl Strategy<Value = Message> {
     let number = any::<u64>;
     prop_oneof![
@@ -40,6 +42,7 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         }),
         vec(number(), 0..40).prop_map(Message::Want),
         number().prop_map(|digest| Message::SyncDone { digest }),
+        observing(),
     ]
 }
 

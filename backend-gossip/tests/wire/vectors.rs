@@ -126,14 +126,14 @@ fn messages() -> Vec<(&'static str, Message)> {
     ]
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         write!(text, "{byte:02x}").unwrap();
         text
     })
 }
 
-fn unhex(text: &str) -> Vec<u8> {
+pub(crate) fn unhex(text: &str) -> Vec<u8> {
     let digits = (0..text.len()).step_by(2);
     digits
         .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
