@@ -35,6 +35,8 @@ impl Engine {
         self.forget_gone(now);
         self.drop_void(now);
         self.prune_tombstones(now);
+        self.prune_events(now);
+        self.forget_old_queries(now);
     }
 
     fn forget_gone(&mut self, now: Instant) {

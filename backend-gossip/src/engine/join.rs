@@ -58,15 +58,20 @@ impl Engine {
         let others: BTreeSet<_> = seeds.iter().copied().filter(|seed| *seed != me).collect();
         self.join.seeds = others.into_iter().collect();
         if self.join.seeds.is_empty() {
+            self.caught_up_alone();
             self.joined(now);
         }
-        self.ask_seeds();
+        self.ask_seeds(now);
     }
 
     /// Takes leave: says so to a few members, who pass it on, and waits for some to confirm.
     pub fn leave(&mut self, now: Instant) {
         if self.leave.is_some() {
             return;
+        }
+        if !self.user_events.fresh.is_empty() {
+            // What was sent just before is not lost.
+            self.push(now);
         }
         self.members.change(self.me, &mut self.rng, |me| {
             me.state = MemberState::Left;
@@ -77,6 +82,7 @@ impl Engine {
         self.timers.clear();
         self.broadcasts.clear();
         self.fresh.clear();
+        self.user_events.queue.clear();
         let others = self.members.others().len();
         self.leave = Some(Leave {
             deadline: now + self.config.leave_timeout,
@@ -113,7 +119,7 @@ impl Engine {
             return;
         }
         self.events.push_back(Event::SeedsWanted);
-        self.ask_seeds();
+        self.ask_seeds(now);
         let backoff = RETRY_FIRST
             .saturating_mul(1 << self.join.retries.min(16))
             .min(RETRY_MAX);
@@ -199,7 +205,7 @@ impl Engine {
     }
 
     /// Syncs with some of the seeds that are not members yet.
-    fn ask_seeds(&mut self) {
+    fn ask_seeds(&mut self, now: Instant) {
         let present = |seed: &SocketAddr| {
             let member = self.members.at(*seed).and_then(|id| self.members.find(id));
             member.is_some_and(Member::is_present)
@@ -218,6 +224,7 @@ impl Engine {
         self.rng.shuffle(&mut strangers);
         for seed in strangers.into_iter().take(JOIN_FANOUT) {
             self.start_sync(seed);
+            self.ask_for_replay(now, seed);
         }
     }
 

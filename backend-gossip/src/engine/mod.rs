@@ -20,6 +20,8 @@
 //! | `merge` | what is heard about members and records meets what is known |
 //! | `spread`, `broadcast` | push, gossip, piggyback |
 //! | `sync` | anti-entropy by hash range |
+//! | `user_events`, `streams`, `replay` | what applications send to all members |
+//! | `queries`, `answers` | what applications ask each other |
 //! | `join` | joining, healing, leaving |
 //! | `stats` | what a member counts |
 //! | `housekeeping` | forgetting the long gone, voiding old tombstones |
@@ -27,6 +29,7 @@
 //! Sources: SWIM (Das, Gupta, Motivala, DSN 2002); Lifeguard (Dadgar, Phillips, Currey, 2018);
 //! range-based set reconciliation (Meyer, 2022).
 
+mod answers;
 mod broadcast;
 mod config;
 mod contact;
@@ -37,12 +40,16 @@ mod join;
 mod member;
 mod merge;
 mod probe;
+mod queries;
 mod registry;
+mod replay;
 mod spread;
 mod stats;
+mod streams;
 mod suspicion;
 mod sync;
 mod timer;
+mod user_events;
 
 #[cfg(test)]
 mod hostile_tests;
@@ -68,18 +75,23 @@ use self::items::{ItemKey, Items};
 use self::join::{Join, Leave};
 use self::member::{Member, Members};
 use self::probe::{Check, Loss, Probe};
+use self::queries::Queries;
 use self::registry::{Registry, Stored};
 use self::spread::{Agreement, Budget};
 use self::suspicion::Suspicion;
 use self::timer::{Timer, Timers};
+use self::user_events::UserEvents;
 use crate::wire::content::Content;
 use crate::wire::limits::REGISTRATIONS_MAX;
 use crate::wire::message::{Alive, Record};
 use crate::wire::{self, Header, Message, Reader};
 
+pub use self::answers::{Asked, QueryKey};
 pub use self::config::EngineConfig;
 pub use self::member::MemberState;
-pub use self::stats::Stats;
+pub use self::queries::{Outcome, QueryUpdate, Terms};
+pub use self::stats::{EventStats, QueryStats, Stats};
+pub use self::streams::{Heard, UserEvent};
 
 /// Who this member is, for one start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,6 +163,24 @@ pub enum Event {
     },
     /// [`Engine::leave`] is through: enough members have confirmed it, or its time is over.
     Left,
+    /// An application sent an event, or some were missed.
+    Heard(Heard),
+    /// A member asks this one's application.
+    Asked(Asked),
+    /// A member has an own query, or answers it.
+    QueryUpdate {
+        /// As [`Engine::query`] answered.
+        id: u64,
+        /// What is new.
+        update: QueryUpdate,
+    },
+    /// An own query is over.
+    QueryEnded {
+        /// As [`Engine::query`] answered.
+        id: u64,
+        /// What became of it at each member that was there when it was asked.
+        outcomes: Vec<(Arc<str>, Outcome)>,
+    },
     /// A member is in another state.
     Member {
         /// Who.
@@ -210,7 +240,7 @@ pub struct Engine {
     contact: Contact,
     held: Held,
 
-    broadcasts: Broadcasts,
+    broadcasts: Broadcasts<ItemKey>,
     /// Broadcasts that were not pushed yet.
     fresh: BTreeSet<ItemKey>,
     budget: Budget,
@@ -220,6 +250,8 @@ pub struct Engine {
     /// When something was last spread.
     latest_news: Option<Instant>,
     agreement: Agreement,
+    user_events: UserEvents,
+    queries: Queries,
 
     join: Join,
     /// Whether what is being handled is the answer to a join.
@@ -276,6 +308,8 @@ impl Engine {
             sync_with: None,
             latest_news: None,
             agreement: Agreement::default(),
+            user_events: UserEvents::default(),
+            queries: Queries::default(),
             join: Join::default(),
             learning: false,
             accused: false,
@@ -337,6 +371,9 @@ impl Engine {
                 Timer::Push => self.push(now),
                 Timer::Gossip => self.gossip(now),
                 Timer::Sync => self.sync(now),
+                Timer::Streams => self.compare_settled(now),
+                Timer::Pull => self.pull(now),
+                Timer::Queries => self.tend_queries(now),
                 Timer::Join => self.retry_join(now),
                 Timer::Heal => self.heal(now),
                 Timer::Leave => self.announce_leave(now),
@@ -539,6 +576,7 @@ impl Engine {
     pub fn stats(&self) -> Stats {
         Stats {
             broadcasts: self.broadcasts.len(),
+            events: self.event_stats(),
             ..self.stats
         }
     }
@@ -566,6 +604,7 @@ impl Engine {
         }
         self.learning = matches!(route, Route::Reply(_)) && !self.is_joined();
         self.accused = false;
+        self.begin_compare();
         let mut answer = sync::Answer::default();
         while !reader.is_empty() {
             match Message::decode(&mut reader) {
@@ -609,7 +648,7 @@ impl Engine {
                 target,
                 digest,
             } => {
-                self.handle_ping(route, sender, sequence, target);
+                self.handle_ping(now, route, sender, sequence, target);
                 if self.is_member_at(sender, route) {
                     self.note_agreement(digest);
                 }
@@ -645,6 +684,10 @@ impl Engine {
             }
             Message::Want(positions) => self.handle_want(&positions, answer),
             Message::SyncDone { .. } => self.handle_sync_done(now),
+            Message::UserEvent(event) => self.handle_event(now, route, sender, event),
+            Message::Streams(streams) => self.handle_streams(now, route, sender, streams),
+            Message::Query(query) => self.handle_query(now, route, sender, query),
+            Message::Answer(answer) => self.handle_answer(now, route, sender, answer),
         }
     }
 

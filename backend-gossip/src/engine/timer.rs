@@ -22,6 +22,12 @@ pub(super) enum Timer {
     Leave,
     /// The end of waiting for records that are held back.
     Held,
+    /// A comparison of streams with a member whose digest of them differs.
+    Streams,
+    /// The next question for events that are missing.
+    Pull,
+    /// The next look at the own queries.
+    Queries,
     /// Forgetting of the long dead, pruning of tombstones.
     Housekeeping,
     /// The end of the suspicion of a member.

@@ -17,6 +17,8 @@ pub mod codec;
 pub mod content;
 pub mod limits;
 pub mod message;
+pub mod queries;
+pub mod user_events;
 
 pub use codec::{Decoded, Malformed, Reader};
 pub use message::Message;

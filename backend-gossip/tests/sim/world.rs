@@ -614,6 +614,10 @@ impl World {
                     process.kept = addresses;
                     self.keep_links(id);
                 }
+                engine::Event::Heard(heard) => self.heard(id, &heard),
+                engine::Event::Asked(_)
+                | engine::Event::QueryUpdate { .. }
+                | engine::Event::QueryEnded { .. } => {}
                 engine::Event::NameTaken { .. } => self.counters.names_taken += 1,
                 engine::Event::Member { member, state } => {
                     if state == MemberState::Dead {
@@ -691,6 +695,10 @@ impl World {
         self.counters.refutations += stats.refutations;
         self.counters.deaths += stats.deaths;
         self.counters.syncs += stats.syncs;
+        self.counters.events_told += stats.events.told;
+        self.counters.events_missed += stats.events.missed;
+        self.counters.event_pulls += stats.events.pulls;
+        self.counters.events_compared += stats.events.compared;
         self.counters.malformed += stats.malformed;
         self.counters.foreign += stats.foreign;
     }
@@ -721,6 +729,7 @@ fn state(process: &Process) -> ProcessState {
         incarnation: process.engine.incarnation(),
         members: process.engine.members().collect(),
         digest: process.engine.digest(),
+        streams: process.engine.streams().collect(),
         stats: process.engine.stats(),
         crash_bound: process.engine.crash_bound(),
         paused: process.pace == Pace::Paused,
