@@ -52,6 +52,8 @@ mod timer;
 mod user_events;
 
 #[cfg(test)]
+mod events_tests;
+#[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
 mod tests;

@@ -102,8 +102,11 @@ impl Engine {
     pub(super) fn compare_streams(&mut self, now: Instant, member: u64) {
         let ours = digest(self.counted_streams(now, 0, u64::MAX));
         let compare = &mut self.user_events.compare;
-        // Without a digest in the answer there are no streams, or it is of a version without them.
-        if compare.heard.unwrap_or(ours) != ours {
+        if compare.heard.is_none() && ours != 0 {
+            // A version without streams: it had a digest to answer.
+            return;
+        }
+        if compare.heard.unwrap_or(0) != ours {
             if let Some(address) = self.members.find(member).map(|member| member.address) {
                 self.stats.events.digest_mismatches += 1;
                 let (_, since) = compare.with.unwrap_or((address, now));
@@ -114,13 +117,11 @@ impl Engine {
         }
         self.timers.cancel(Timer::Streams);
         compare.with = None;
-        if compare.heard.is_some() || ours == 0 {
-            compare.caught_up = true;
-        }
+        compare.caught_up = true;
         let (agreed, members) = compare.agreed;
         let members = if agreed == ours { members + 1 } else { 1 };
         compare.agreed = (ours, members);
-        if members >= AGREEMENTS && compare.heard.is_some() {
+        if members >= AGREEMENTS {
             self.user_events.queue.clear();
         }
     }
@@ -272,7 +273,10 @@ impl Engine {
         let mut wanted = Vec::new();
         for head in heads {
             match route {
-                Route::Reply(_) => wanted.extend(self.follow(now, from, head)),
+                Route::Reply(_) => {
+                    self.hear_sender(from, head);
+                    wanted.extend(self.follow(now, from, head));
+                }
                 // Over a link that this member opens: the address is anybody's claim.
                 Route::Datagram(_) | Route::Link(_) if self.is_member_at(from, route) => {
                     self.claim_announced(now, from, head);
@@ -284,6 +288,24 @@ impl Engine {
             let frame = self.frame(&[Message::Streams(Streams::Want(wanted))]);
             self.reply(route, vec![frame]);
         }
+    }
+
+    /// A sender's word on its own stream: nothing above it is true.
+    fn hear_sender(&mut self, from: u64, head: &Head) {
+        let (stream, generation, newest) = (head.stream, head.generation, head.newest);
+        if from != stream {
+            return;
+        }
+        let events = &mut self.user_events;
+        events
+            .streams
+            .drop_waiting_above(stream, generation, newest);
+        if let Some(claim) = events.claims.get_mut(&stream)
+            && claim.generation == generation
+        {
+            claim.newest = claim.newest.min(newest);
+        }
+        self.settle_claim(stream);
     }
 
     /// Somebody has said over a link how far it is in a stream. What it gave has come before; answers
@@ -298,11 +320,6 @@ impl Engine {
             oldest,
             newest,
         } = *head;
-        if from == stream {
-            // Nothing above it can be true.
-            let streams = &mut self.user_events.streams;
-            streams.drop_waiting_above(stream, generation, newest);
-        }
         let told = self.told(stream, generation);
         if told.is_none_or(|told| told + 1 < oldest) && self.is_final(from, head, told) {
             self.skip(now, stream, generation, oldest);

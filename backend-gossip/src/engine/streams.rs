@@ -2,6 +2,7 @@
 //! for those who missed it, and what waits for its turn.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +25,7 @@ const POSITION_RETENTION: Duration = Duration::from_secs(12 * 300);
 const EVENT_OVERHEAD_BYTES: usize = 160;
 
 /// An event that an application sent to all members.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct UserEvent {
     /// Name of the member that sent it.
     pub sender: Arc<str>,
@@ -60,6 +61,20 @@ pub enum Heard {
         /// How many they were.
         count: u64,
     },
+}
+
+/// Without the payload: it may be long, and is the application's.
+impl fmt::Debug for UserEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UserEvent")
+            .field("sender", &self.sender)
+            .field("generation", &self.generation)
+            .field("sequence", &self.sequence)
+            .field("name", &self.name)
+            .field("bytes", &self.payload.len())
+            .field("age", &self.age)
+            .finish()
+    }
 }
 
 /// An event as it is kept; its age stands in `sent`.

@@ -708,6 +708,8 @@ impl World {
 fn text(event: &engine::Event) -> String {
     match event {
         engine::Event::Freshness(freshness) => format!("Freshness({})", freshness.is_live()),
+        // The moment that a query ends is one of the real clock.
+        engine::Event::Asked(asked) => format!("Asked({:?})", asked.key),
         other => format!("{other:?}"),
     }
 }
