@@ -8,13 +8,13 @@
 
 mod carrier;
 mod greeting;
+mod queue;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
@@ -25,6 +25,7 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tracing::{debug, error, trace, warn};
 
 use self::carrier::{Carrier, End, Outbox};
+use self::queue::{Inlet, queue};
 use crate::engine::{LinkFailure, LinkId};
 use crate::seal::{Counters, Ring};
 use crate::wire::limits::LINK_FRAME_BYTES_MAX;
@@ -279,14 +280,16 @@ impl Links {
     {
         self.last.0 += 1;
         let id = self.last;
-        let (queue, frames) = mpsc::channel(FRAMES_WAITING_MAX);
-        let outbox = Outbox::new(frames);
-        let waiting = outbox.waiting();
-        let carrier = Carrier::new(id, outbox, self.frames.0.clone(), self.keys.clone());
+        let (inlet, outlet) = queue();
+        let carrier = Carrier::new(
+            id,
+            Outbox::new(outlet),
+            self.frames.0.clone(),
+            self.keys.clone(),
+        );
         let link = Link {
             to,
-            queue,
-            waiting,
+            queue: inlet,
             opened: now,
             used: now,
             lost_young: false,
@@ -407,9 +410,7 @@ impl Links {
 struct Link {
     /// Where to, if this member opened it.
     to: Option<SocketAddr>,
-    queue: Sender<Vec<u8>>,
-    /// Bytes in the queue and not written yet; the task counts down.
-    waiting: Arc<AtomicUsize>,
+    queue: Inlet,
     opened: Instant,
     used: Instant,
     /// Whether the last connection of this link was lost soon after it was opened.
@@ -420,20 +421,10 @@ struct Link {
 impl Link {
     fn send(&mut self, now: Instant, frame: &[u8]) -> Result<(), TrySendError<()>> {
         self.used = now;
-        let room = BYTES_WAITING_MAX.saturating_sub(self.waiting.load(Ordering::Relaxed));
-        if frame.len() > room.min(LINK_FRAME_BYTES_MAX) {
+        if frame.len() > LINK_FRAME_BYTES_MAX {
             return Err(TrySendError::Full(()));
         }
-        let framed = carrier::framed(frame);
-        let len = framed.len();
-        self.waiting.fetch_add(len, Ordering::Relaxed);
-        self.queue.try_send(framed).map_err(|error| {
-            self.waiting.fetch_sub(len, Ordering::Relaxed);
-            match error {
-                TrySendError::Full(_) => TrySendError::Full(()),
-                TrySendError::Closed(_) => TrySendError::Closed(()),
-            }
-        })
+        self.queue.try_send(carrier::framed(frame))
     }
 
     /// Whether a link that was lost may be opened once more.

@@ -113,7 +113,7 @@ fn a_word_of_others_does_not_end_the_stream_of_a_member_that_is_there() {
 fn a_sender_goes_on_above_what_others_say_of_it() {
     let now = Instant::now();
     let mut engine = with_members(now);
-    let mut send = |engine: &mut Engine| {
+    let send = |engine: &mut Engine| {
         let name = ServiceName::new("deploy").unwrap();
         engine.send_event(now, name, [1].into())
     };
@@ -221,7 +221,7 @@ fn pings_are_as_before_until_there_is_an_event() {
         digest: 0,
     };
     let ping = frame("stranger", &[ping]);
-    let mut answer = |engine: &mut Engine| {
+    let answer = |engine: &mut Engine| {
         engine.handle_datagram(now, address(9), &ping);
         sent(engine).pop().unwrap().frame.len()
     };
