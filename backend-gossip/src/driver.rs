@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidings_api::{
-    Freshness, Health, Instance, InstanceKey, Publisher, Removal, Result, Selector, Watch,
+    Freshness, Health, Instance, InstanceKey, Publisher, Removal, Result, Selector, ServiceName,
+    Watch,
 };
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -20,13 +21,15 @@ use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
 
 use crate::Stats;
-use crate::engine::{Engine, Event, Identity, MemberInfo, MemberState, Route};
+use crate::engine::{Engine, Event, Identity, MemberInfo, MemberState, QueryKey, Route, Terms};
+use crate::events::{EventHub, Events};
 use crate::key_file::KeyFile;
 use crate::keyring::{Gate, KeyReport};
 use crate::link::{LinkEvent, LinkKeys, Links};
 use crate::members::{MemberTable, MemberWatch};
 use crate::metrics::Metrics;
 use crate::net::Net;
+use crate::queries::{Answers, Queries, QueryHub};
 use crate::resolve::{Resolution, Seeds};
 use crate::seal::{Counters, KeyId, Ring, SealKey, SealMode, Told};
 use crate::state_dir::StateDir;
@@ -52,6 +55,11 @@ pub(crate) enum Command {
     Watch(Selector, Reply<Result<Watch>>),
     Members(Reply<Vec<MemberInfo>>),
     WatchMembers(Reply<MemberWatch>),
+    SendEvent(ServiceName, Arc<[u8]>, Reply<u64>),
+    Events(Reply<Events>),
+    Query(ServiceName, Arc<[u8]>, Terms, Reply<Result<Answers>>),
+    Queries(mpsc::WeakSender<Command>, Reply<Queries>),
+    Answer(QueryKey, Option<Arc<[u8]>>),
     Stats(Reply<Stats>),
     ChangeKeys(KeyChange, Gate, Reply<Result<()>>),
     KeyReport(Reply<KeyReport>),
@@ -90,6 +98,8 @@ pub(crate) struct Driver {
     engine: Engine,
     watches: Watches,
     members: MemberTable,
+    events: EventHub,
+    queries: QueryHub,
     metrics: Metrics,
     board: Arc<Board>,
     /// What callers are told at the end of the turn.
@@ -150,6 +160,8 @@ impl Driver {
             links: Links::new(LinkKeys::new(keys, parts.seal_counters.clone())),
             watches: Watches::new(parts.publisher, parts.engine.freshness()),
             members: MemberTable::new(),
+            events: EventHub::default(),
+            queries: QueryHub::default(),
             metrics: Metrics::new(parts.cluster),
             seeds: parts.seeds,
             resolved: Vec::new(),
@@ -304,6 +316,24 @@ impl Driver {
                 let watch = self.members.watch(&self.engine);
                 self.answer(reply, watch);
             }
+            Command::SendEvent(name, payload, reply) => {
+                let sequence = self.engine.send_event(now, name, payload);
+                self.answer(reply, sequence);
+            }
+            Command::Events(reply) => {
+                let events = self.events.subscribe(now, &self.engine);
+                self.answer(reply, events);
+            }
+            Command::Query(name, payload, terms, reply) => {
+                let id = self.engine.query(now, name, payload, terms);
+                let answers = id.map(|id| self.queries.open(id));
+                self.answer(reply, answers);
+            }
+            Command::Queries(commands, reply) => {
+                let queries = self.queries.subscribe(&mut self.engine, commands);
+                self.answer(reply, queries);
+            }
+            Command::Answer(key, answer) => self.engine.answer_query(now, key, answer),
             Command::Stats(reply) => {
                 let stats = self.stats();
                 self.answer(reply, stats);
@@ -465,6 +495,10 @@ impl Driver {
             }
             Event::Observer(link) => self.links.set_observer(link),
             Event::ObserverRefused(link) => self.links.close(link),
+            Event::Heard(heard) => self.events.tell(heard),
+            Event::Asked(asked) => self.queries.ask(now, &mut self.engine, &asked),
+            Event::QueryUpdate { id, update } => self.queries.update(&mut self.engine, id, update),
+            Event::QueryEnded { id, outcomes } => self.queries.end(id, outcomes),
             Event::Left => self.life = Life::Over,
             Event::NameTaken { by, renamed } => {
                 warn!(%by, %renamed, "another member has this name; going on under a new one");

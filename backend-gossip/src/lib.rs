@@ -49,7 +49,10 @@ use driver::{COMMANDS_WAITING_MAX, Command, Driver, Parts, Reply};
 #[doc(hidden)]
 pub mod engine;
 use engine::{Engine, EngineConfig};
-pub use engine::{Identity, MemberInfo, MemberState};
+pub use engine::{Heard, Identity, MemberInfo, MemberState, Outcome, QueryUpdate, UserEvent};
+
+mod events;
+pub use events::Events;
 
 #[cfg(feature = "fault-injection")]
 mod faults;
@@ -78,6 +81,8 @@ mod observer;
 #[cfg(feature = "fault-injection")]
 pub use observer::ObserverFaults;
 pub use observer::{GossipObserver, ObserverStats};
+mod queries;
+pub use queries::{Answers, Queries, Query, QueryOptions, QueryReport};
 
 mod resolve;
 use resolve::Seeds;
@@ -284,6 +289,91 @@ impl GossipDiscovery {
     /// [`Closed`](tidings_api::ErrorKind::Closed).
     pub async fn watch_members(&self) -> Result<MemberWatch> {
         self.ask(Command::WatchMembers).await
+    }
+
+    /// Sends an event to the applications of all members, this one included: 0 to 64 KiB under a
+    /// name that is valid as a service name is. Answers its number among the events of this start.
+    ///
+    /// Every member tells [`events`](Self::events) of it, in the order in which this one sent them,
+    /// each once. Whoever was cut off or joins later is told as long as it is kept: 1,024 events,
+    /// 1 MiB and 5 min of each sender. What is missed beyond that is told as a number.
+    ///
+    /// ```no_run
+    /// # async fn run(member: tidings_gossip::GossipDiscovery) -> tidings_api::Result<()> {
+    /// use tidings_gossip::Heard;
+    ///
+    /// let mut events = member.events().await?;
+    /// member.send_event("deploy", *b"1.4.2").await?;
+    /// while let Heard::Event(event) = events.next().await? {
+    ///     println!("{}: {} {:?}", event.sender, event.name, event.payload);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`InvalidInput`](tidings_api::ErrorKind::InvalidInput) naming the name or the length that is
+    /// out of range, [`Closed`](tidings_api::ErrorKind::Closed).
+    pub async fn send_event(&self, name: &str, payload: impl Into<Arc<[u8]>>) -> Result<u64> {
+        let (name, payload) = (events::event_name(name)?, events::payload(payload)?);
+        self.ask(|reply| Command::SendEvent(name, payload, reply))
+            .await
+    }
+
+    /// Hears the events of all members, recent ones first.
+    ///
+    /// # Errors
+    /// [`Closed`](tidings_api::ErrorKind::Closed).
+    pub async fn events(&self) -> Result<Events> {
+        self.ask(Command::Events).await
+    }
+
+    /// Asks the applications of all members, or some, this one included: 0 to 64 KiB under a name
+    /// that is valid as a service name is. Who reads [`queries`](Self::queries) there may answer.
+    ///
+    /// Each member is asked directly, again and again until it says something, so the report tells who
+    /// has the query, who has answered and who was there and hasn't.
+    ///
+    /// ```no_run
+    /// # async fn run(member: tidings_gossip::GossipDiscovery) -> tidings_api::Result<()> {
+    /// use tidings_gossip::{QueryOptions, QueryUpdate};
+    ///
+    /// let mut answers = member.query("load", *b"", QueryOptions::default()).await?;
+    /// while let Some(update) = answers.next().await {
+    ///     if let QueryUpdate::Answered { member, payload } = update {
+    ///         println!("{member}: {payload:?}");
+    ///     }
+    /// }
+    /// let report = answers.report().await?;
+    /// println!("missing: {:?}", report.missing().collect::<Vec<_>>());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`InvalidInput`](tidings_api::ErrorKind::InvalidInput) naming the name or the length that is
+    /// out of range, [`Denied`](tidings_api::ErrorKind::Denied) where 64 queries of this handle are
+    /// open, [`Closed`](tidings_api::ErrorKind::Closed).
+    pub async fn query(
+        &self,
+        name: &str,
+        payload: impl Into<Arc<[u8]>>,
+        options: QueryOptions,
+    ) -> Result<Answers> {
+        let (name, payload) = (events::event_name(name)?, events::payload(payload)?);
+        self.ask(|reply| Command::Query(name, payload, options.terms(), reply))
+            .await
+            .and_then(|answers| answers)
+            .map_err(|error| error.with_backend(BACKEND).with_operation("query"))
+    }
+
+    /// Hears the queries of all members, to answer them.
+    ///
+    /// # Errors
+    /// [`Closed`](tidings_api::ErrorKind::Closed).
+    pub async fn queries(&self) -> Result<Queries> {
+        let commands = self.commands.downgrade();
+        self.ask(|reply| Command::Queries(commands, reply)).await
     }
 
     /// The keys that seal what goes over the network, to be changed while the cluster runs.

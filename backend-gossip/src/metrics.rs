@@ -180,6 +180,72 @@ const COUNTERS: &[Counter] = &[
         |stats| stats.seal.opened,
     ),
     (
+        "tidings_gossip_events_sent_total",
+        Unit::Count,
+        "user events sent",
+        |stats| stats.engine.events.sent,
+    ),
+    (
+        "tidings_gossip_events_heard_total",
+        Unit::Count,
+        "user events told",
+        |stats| stats.engine.events.told,
+    ),
+    (
+        "tidings_gossip_events_missed_total",
+        Unit::Count,
+        "user events nobody had any more",
+        |stats| stats.engine.events.missed,
+    ),
+    (
+        "tidings_gossip_refused_events_total",
+        Unit::Count,
+        "user events beyond a bound",
+        |stats| stats.engine.events.refused,
+    ),
+    (
+        "tidings_gossip_event_pulls_total",
+        Unit::Count,
+        "streams of events asked for",
+        |stats| stats.engine.events.pulls,
+    ),
+    (
+        "tidings_gossip_event_replay_sent_bytes_total",
+        Unit::Bytes,
+        "bytes that compare or replay events",
+        |stats| stats.engine.events.replay_bytes_out,
+    ),
+    (
+        "tidings_gossip_queries_asked_total",
+        Unit::Count,
+        "queries asked",
+        |stats| stats.engine.queries.asked,
+    ),
+    (
+        "tidings_gossip_query_answers_total",
+        Unit::Count,
+        "answers to them in time",
+        |stats| stats.engine.queries.answers,
+    ),
+    (
+        "tidings_gossip_late_query_answers_total",
+        Unit::Count,
+        "words on queries too late or twice",
+        |stats| stats.engine.queries.late,
+    ),
+    (
+        "tidings_gossip_queries_heard_total",
+        Unit::Count,
+        "queries handed to the application",
+        |stats| stats.engine.queries.heard,
+    ),
+    (
+        "tidings_gossip_refused_queries_total",
+        Unit::Count,
+        "queries beyond a bound",
+        |stats| stats.engine.queries.refused,
+    ),
+    (
         "tidings_gossip_views_published_total",
         Unit::Count,
         "views given to watches",
@@ -192,6 +258,7 @@ const MEMBERS: &str = "tidings_gossip_members";
 const RECORDS: &str = "tidings_gossip_records";
 const QUEUED_BROADCASTS: &str = "tidings_gossip_queued_broadcasts";
 const QUEUED_DATAGRAMS: &str = "tidings_gossip_queued_datagrams";
+const EVENT_BYTES: &str = "tidings_gossip_event_bytes";
 const OPEN_LINKS: &str = "tidings_gossip_open_links";
 const OBSERVERS: &str = "tidings_gossip_observers";
 const ROUND_TRIP: &str = "tidings_gossip_round_trip_seconds";
@@ -233,6 +300,7 @@ impl Metrics {
         }
         gauge!(RECORDS, labels.clone()).set(engine.records() as f64);
         gauge!(QUEUED_BROADCASTS, labels.clone()).set(stats.engine.broadcasts as f64);
+        gauge!(EVENT_BYTES, labels.clone()).set(stats.engine.events.kept_bytes as f64);
         gauge!(QUEUED_DATAGRAMS, labels.clone()).set(waiting as f64);
         gauge!(OPEN_LINKS, labels.clone()).set(stats.links.open as f64);
         gauge!(OBSERVERS, labels.clone()).set(stats.engine.observers as f64);
@@ -259,6 +327,7 @@ fn describe() {
         describe_gauge!(MEMBERS, Unit::Count, "members known, by state");
         describe_gauge!(RECORDS, Unit::Count, "records known, tombstones included");
         describe_gauge!(QUEUED_BROADCASTS, Unit::Count, "changes queued for gossip");
+        describe_gauge!(EVENT_BYTES, Unit::Bytes, "user events kept");
         describe_gauge!(OPEN_LINKS, Unit::Count, "links open, either way");
         describe_gauge!(OBSERVERS, Unit::Count, "observers of this member");
         describe_gauge!(

@@ -5,21 +5,30 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::items::ItemKey;
 use crate::wire::limits::BROADCASTS_MAX;
 
-#[derive(Debug, Default)]
-pub(super) struct Broadcasts {
-    order: BTreeSet<Place>,
-    places: BTreeMap<ItemKey, (u32, u64)>,
+#[derive(Debug)]
+pub(super) struct Broadcasts<K> {
+    order: BTreeSet<Place<K>>,
+    places: BTreeMap<K, (u32, u64)>,
     added: u64,
 }
 
-type Place = (u32, Reverse<u64>, ItemKey);
+type Place<K> = (u32, Reverse<u64>, K);
 
-impl Broadcasts {
+impl<K> Default for Broadcasts<K> {
+    fn default() -> Self {
+        Self {
+            order: BTreeSet::new(),
+            places: BTreeMap::new(),
+            added: 0,
+        }
+    }
+}
+
+impl<K: Ord + Copy> Broadcasts<K> {
     /// Queues an item, as never sent.
-    pub(super) fn add(&mut self, key: ItemKey) {
+    pub(super) fn add(&mut self, key: K) {
         self.remove(&key);
         if self.places.len() >= BROADCASTS_MAX
             && let Some((_, _, most_sent)) = self.order.pop_last()
@@ -32,7 +41,7 @@ impl Broadcasts {
     }
 
     /// Counts `times` more transmissions of an item, and drops it at `limit`.
-    pub(super) fn sent(&mut self, key: &ItemKey, times: u32, limit: u32) {
+    pub(super) fn sent(&mut self, key: &K, times: u32, limit: u32) {
         let Some((sent, added)) = self.places.get(key).copied() else {
             return;
         };
@@ -44,20 +53,20 @@ impl Broadcasts {
     }
 
     /// Drops an item.
-    pub(super) fn remove(&mut self, key: &ItemKey) {
+    pub(super) fn remove(&mut self, key: &K) {
         if let Some((sent, added)) = self.places.remove(key) {
             self.order.remove(&(sent, Reverse(added), *key));
         }
     }
 
     /// Drops all items but those of which `keep` is true.
-    pub(super) fn retain(&mut self, keep: impl Fn(&ItemKey) -> bool) {
+    pub(super) fn retain(&mut self, keep: impl Fn(&K) -> bool) {
         self.places.retain(|key, _| keep(key));
         self.order.retain(|(_, _, key)| keep(key));
     }
 
     /// The items in the order they should be sent.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &ItemKey> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &K> {
         self.order.iter().map(|(_, _, key)| key)
     }
 
@@ -78,6 +87,7 @@ impl Broadcasts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::items::ItemKey;
 
     fn member(id: u64) -> ItemKey {
         ItemKey::Member(id)

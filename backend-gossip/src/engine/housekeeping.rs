@@ -38,6 +38,8 @@ impl Engine {
         self.forget_gone(now);
         self.drop_void(now);
         self.prune_tombstones(now);
+        self.prune_events(now);
+        self.forget_old_queries(now);
         self.give_back_room();
     }
 

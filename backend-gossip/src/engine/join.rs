@@ -68,15 +68,20 @@ impl Engine {
         let others: BTreeSet<_> = seeds.iter().copied().filter(|seed| *seed != me).collect();
         self.join.seeds = others.into_iter().collect();
         if self.join.seeds.is_empty() {
+            self.caught_up_alone();
             self.joined(now);
         }
-        self.ask_seeds();
+        self.ask_seeds(now);
     }
 
     /// Takes leave: says so to a few members, who pass it on, and waits for some to confirm.
     pub fn leave(&mut self, now: Instant) {
         if self.leave.is_some() {
             return;
+        }
+        if !self.user_events.fresh.is_empty() {
+            // What was sent just before is not lost.
+            self.push(now);
         }
         self.members.change(self.me, &mut self.rng, |me| {
             me.state = MemberState::Left;
@@ -87,6 +92,7 @@ impl Engine {
         self.timers.clear();
         self.broadcasts.clear();
         self.fresh.clear();
+        self.user_events.queue.clear();
         let others = self.members.others().len();
         self.leave = Some(Leave {
             deadline: now + self.config.leave_timeout,
@@ -123,6 +129,7 @@ impl Engine {
         let neighbour = self.sentinels.iter().find_map(|id| self.members.find(*id));
         if let Some(address) = neighbour.map(|member| member.address) {
             self.start_sync(address);
+            self.ask_for_replay(now, address);
         }
         self.join.catch_ups += 1;
         if self.join.catch_ups < CATCH_UPS {
@@ -149,7 +156,7 @@ impl Engine {
             return;
         }
         self.events.push_back(Event::SeedsWanted);
-        self.ask_seeds();
+        self.ask_seeds(now);
         let backoff = RETRY_FIRST
             .saturating_mul(1 << self.join.retries.min(16))
             .min(RETRY_MAX);
@@ -235,7 +242,7 @@ impl Engine {
     }
 
     /// Syncs with some of the seeds that are not members yet.
-    fn ask_seeds(&mut self) {
+    fn ask_seeds(&mut self, now: Instant) {
         let present = |seed: &SocketAddr| {
             let member = self.members.at(*seed).and_then(|id| self.members.find(id));
             member.is_some_and(Member::is_present)
@@ -254,6 +261,7 @@ impl Engine {
         self.rng.shuffle(&mut strangers);
         for seed in strangers.into_iter().take(JOIN_FANOUT) {
             self.start_sync(seed);
+            self.ask_for_replay(now, seed);
         }
     }
 

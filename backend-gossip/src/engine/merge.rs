@@ -386,7 +386,7 @@ impl Engine {
     }
 
     /// Goes on as a start newer than one that was heard of; where there is none, under another name.
-    fn restart_above(&mut self, now: Instant, generation: u64) {
+    pub(super) fn restart_above(&mut self, now: Instant, generation: u64) {
         if generation < COUNTER_MAX {
             self.restart(now, None, generation + 1);
         } else {

@@ -21,6 +21,8 @@
 //! | `spread`, `broadcast` | push, gossip, piggyback |
 //! | `sync` | anti-entropy by hash range |
 //! | `observers`, `walk` | who looks through this member, and what they are told |
+//! | `user_events`, `streams`, `replay` | what applications send to all members |
+//! | `queries`, `answers` | what applications ask each other |
 //! | `join` | joining, healing, leaving |
 //! | `stats` | what a member counts |
 //! | `housekeeping` | forgetting the long gone, voiding old tombstones |
@@ -28,6 +30,7 @@
 //! Sources: SWIM (Das, Gupta, Motivala, DSN 2002); Lifeguard (Dadgar, Phillips, Currey, 2018);
 //! range-based set reconciliation (Meyer, 2022).
 
+mod answers;
 mod broadcast;
 mod config;
 mod contact;
@@ -39,14 +42,20 @@ mod member;
 mod merge;
 mod observers;
 mod probe;
+mod queries;
 mod registry;
+mod replay;
 mod spread;
 mod stats;
+mod streams;
 mod suspicion;
 mod sync;
 mod timer;
+mod user_events;
 mod walk;
 
+#[cfg(test)]
+mod events_tests;
 #[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
@@ -72,19 +81,24 @@ use self::join::{Join, Leave};
 use self::member::{Member, Members};
 use self::observers::Observers;
 use self::probe::{Check, Loss, Probe};
+use self::queries::Queries;
 use self::registry::{Registry, Stored};
 use self::spread::{Agreement, Budget};
 use self::suspicion::Suspicion;
 use self::timer::{Timer, Timers};
+use self::user_events::UserEvents;
 use crate::wire::content::Content;
 use crate::wire::limits::REGISTRATIONS_MAX;
 use crate::wire::message::{Alive, Record};
 use crate::wire::{self, Header, Message, Reader};
 
+pub use self::answers::{Asked, QueryKey};
 pub use self::config::EngineConfig;
 pub use self::member::MemberState;
 pub use self::observers::Delivery;
-pub use self::stats::Stats;
+pub use self::queries::{Outcome, QueryUpdate, Terms};
+pub use self::stats::{EventStats, QueryStats, Stats};
+pub use self::streams::{Heard, UserEvent};
 
 /// Who this member is, for one start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,6 +174,24 @@ pub enum Event {
     Observer(LinkId),
     /// There is no room for this observer: its link is to be closed once what waits is written.
     ObserverRefused(LinkId),
+    /// An application sent an event, or some were missed.
+    Heard(Heard),
+    /// A member asks this one's application.
+    Asked(Asked),
+    /// A member has an own query, or answers it.
+    QueryUpdate {
+        /// As [`Engine::query`] answered.
+        id: u64,
+        /// What is new.
+        update: QueryUpdate,
+    },
+    /// An own query is over.
+    QueryEnded {
+        /// As [`Engine::query`] answered.
+        id: u64,
+        /// What became of it at each member that was there when it was asked.
+        outcomes: Vec<(Arc<str>, Outcome)>,
+    },
     /// A member is in another state.
     Member {
         /// Who.
@@ -220,7 +252,7 @@ pub struct Engine {
     held: Held,
     observers: Observers,
 
-    broadcasts: Broadcasts,
+    broadcasts: Broadcasts<ItemKey>,
     /// Broadcasts that were not pushed yet.
     fresh: BTreeSet<ItemKey>,
     budget: Budget,
@@ -230,6 +262,8 @@ pub struct Engine {
     /// When something was last spread.
     latest_news: Option<Instant>,
     agreement: Agreement,
+    user_events: UserEvents,
+    queries: Queries,
 
     join: Join,
     /// Whether what is being handled is the answer to a join.
@@ -287,6 +321,8 @@ impl Engine {
             sync_with: None,
             latest_news: None,
             agreement: Agreement::default(),
+            user_events: UserEvents::default(),
+            queries: Queries::default(),
             join: Join::default(),
             learning: false,
             accused: false,
@@ -348,6 +384,9 @@ impl Engine {
                 Timer::Push => self.push(now),
                 Timer::Gossip => self.gossip(now),
                 Timer::Sync => self.sync(now),
+                Timer::Streams => self.compare_settled(now),
+                Timer::Pull => self.pull(now),
+                Timer::Queries => self.tend_queries(now),
                 Timer::Join => self.retry_join(now),
                 Timer::CatchUp => self.catch_up(now),
                 Timer::Heal => self.heal(now),
@@ -553,6 +592,7 @@ impl Engine {
         Stats {
             broadcasts: self.broadcasts.len(),
             observers: self.observers.len(),
+            events: self.event_stats(),
             ..self.stats
         }
     }
@@ -580,6 +620,7 @@ impl Engine {
         }
         self.learning = matches!(route, Route::Reply(_)) && !self.is_joined();
         self.accused = false;
+        self.begin_compare();
         let mut answer = sync::Answer::default();
         while !reader.is_empty() {
             match Message::decode(&mut reader) {
@@ -631,7 +672,7 @@ impl Engine {
                 target,
                 digest,
             } => {
-                self.handle_ping(route, sender, sequence, target);
+                self.handle_ping(now, route, sender, sequence, target);
                 if self.is_member_at(sender, route) {
                     self.note_agreement(digest);
                 }
@@ -668,6 +709,10 @@ impl Engine {
             Message::Want(positions) => self.handle_want(&positions, answer),
             Message::SyncDone { digest } => self.handle_sync_done(now, digest),
             Message::Observing(message) => self.handle_observing(now, route, message),
+            Message::UserEvent(event) => self.handle_event(now, route, sender, event),
+            Message::Streams(streams) => self.handle_streams(now, route, sender, streams),
+            Message::Query(query) => self.handle_query(now, route, sender, query),
+            Message::Answer(answer) => self.handle_answer(now, route, sender, answer),
         }
     }
 

@@ -123,7 +123,14 @@ impl Engine {
         self.start_probe(now);
     }
 
-    pub(super) fn handle_ping(&mut self, route: Route, sender: u64, sequence: u64, target: u64) {
+    pub(super) fn handle_ping(
+        &mut self,
+        now: Instant,
+        route: Route,
+        sender: u64,
+        sequence: u64,
+        target: u64,
+    ) {
         let me = self.members.me();
         if target != me.start(self.me) {
             // Meant for a former self, or for whoever was at this address before: it must not be
@@ -143,7 +150,8 @@ impl Engine {
             .members
             .find(sender)
             .and_then(|member| member.to_accuse(sender));
-        let mut messages = vec![ack];
+        let mut messages = Vec::from_iter(self.answer_digest_of_streams(now));
+        messages.push(ack);
         messages.extend(accuse.map(Message::Accuse));
         if self.accused {
             // By who asks, who learns at once that it isn't so.
@@ -215,6 +223,7 @@ impl Engine {
                 self.note_round_trip(round_trip);
             }
             self.compare_digest(now, sender, digest);
+            self.compare_streams(now, sender);
         }
     }
 
@@ -416,7 +425,7 @@ impl Engine {
         });
         self.timers
             .set(Timer::Probe, now + patience * (self.awareness + 1));
-        self.ping(target, sequence);
+        self.ping(now, target, sequence);
     }
 
     fn next_target(&mut self) -> Option<u64> {
@@ -427,7 +436,7 @@ impl Engine {
         neighbour.or_else(|| self.members.next_to_probe(&mut self.rng))
     }
 
-    fn ping(&mut self, target: u64, sequence: u64) {
+    fn ping(&mut self, now: Instant, target: u64, sequence: u64) {
         let Some(member) = self.members.find(target) else {
             return;
         };
@@ -436,6 +445,7 @@ impl Engine {
         // The accusation first, so that the answer to the ping can refute it.
         let accuse = member.to_accuse(target).map(Message::Accuse);
         let mut messages = Vec::from_iter(accuse);
+        messages.extend(self.digest_of_streams(now));
         messages.push(Message::Ping {
             sequence,
             target: start,

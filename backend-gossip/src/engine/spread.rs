@@ -95,7 +95,18 @@ impl Engine {
         self.latest_news = Some(now);
         self.fresh.insert(key);
         self.queue(now, key);
-        // At once after a quiet time; otherwise in company with what else comes up.
+        self.arm_push(now);
+    }
+
+    /// Sees to it that what is fresh, and queued, goes out.
+    pub(super) fn arm_spreading(&mut self, now: Instant) {
+        self.arm_push(now);
+        self.timers
+            .set_if_unset(Timer::Gossip, now + self.config.gossip_interval);
+    }
+
+    /// At once after a quiet time; otherwise in company with what else comes up.
+    fn arm_push(&mut self, now: Instant) {
         let at = self
             .pushed
             .map_or(now, |pushed| now.max(pushed + self.config.push_delay));
@@ -160,7 +171,8 @@ impl Engine {
         if targets.is_empty() {
             return;
         }
-        let (datagrams, links) = self.pack(&fresh);
+        let (mut datagrams, links) = self.pack(&fresh);
+        datagrams.extend(self.pack_events(now));
         self.budget
             .spend((datagrams.len() + links.len()) * targets.len());
         for target in &targets {
@@ -206,11 +218,13 @@ impl Engine {
                 continue;
             };
             let mut frame = self.frame(&[]);
-            if self.fill(&mut frame) > 0 {
+            let limit = self.transmit_limit();
+            if self.fill(&mut frame) + self.fill_events(now, &mut frame, limit) > 0 {
                 self.transmit(Route::Datagram(address), frame);
             }
         }
-        if !self.broadcasts.is_empty() && !self.members.others().is_empty() {
+        let queued = !self.broadcasts.is_empty() || !self.user_events.queue.is_empty();
+        if queued && !self.members.others().is_empty() {
             self.timers
                 .set(Timer::Gossip, now + self.config.gossip_interval);
         }

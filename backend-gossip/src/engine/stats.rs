@@ -44,8 +44,52 @@ pub struct Stats {
     pub observers_behind: u64,
     /// Observers now.
     pub observers: usize,
+    /// User events.
+    pub events: EventStats,
+    /// Queries.
+    pub queries: QueryStats,
     /// Broadcasts queued now.
     pub broadcasts: usize,
     /// Most broadcasts queued at one time.
     pub broadcasts_max: usize,
+}
+
+/// Counters of user events since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventStats {
+    /// Events that the own application has sent.
+    pub sent: u64,
+    /// Events told, those of this member included.
+    pub told: u64,
+    /// Events that nobody had any more when this member could be reached again.
+    pub missed: u64,
+    /// Events refused because a bound was reached.
+    pub refused: u64,
+    /// Answers of probes whose digest of all streams was another one than this member's.
+    pub digest_mismatches: u64,
+    /// Comparisons of streams that this member started.
+    pub compared: u64,
+    /// Streams in which this member has asked for events it missed.
+    pub pulls: u64,
+    /// Bytes of frames that compared streams, or gave others what they missed.
+    pub replay_bytes_out: u64,
+    /// Bytes of events kept now.
+    pub kept_bytes: usize,
+    /// Events queued now.
+    pub queued: usize,
+}
+
+/// Counters of queries since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueryStats {
+    /// Queries that the own application has asked.
+    pub asked: u64,
+    /// Answers to them that were in time.
+    pub answers: u64,
+    /// Words on queries that came when they were over, or again.
+    pub late: u64,
+    /// Queries handed to the own application.
+    pub heard: u64,
+    /// Queries refused because a bound was reached.
+    pub refused: u64,
 }

@@ -26,6 +26,12 @@ pub(super) enum Timer {
     Held,
     /// The next round of telling observers.
     Observers,
+    /// A comparison of streams with a member whose digest of them differs.
+    Streams,
+    /// The next question for events that are missing.
+    Pull,
+    /// The next look at the own queries.
+    Queries,
     /// Forgetting of the long dead, pruning of tombstones.
     Housekeeping,
     /// The end of the suspicion of a member.

@@ -77,3 +77,38 @@ pub const OBSERVED_ADDRESSES_MAX: usize = 64;
 
 /// Longest reason for being stale that is passed on, in bytes.
 pub const OBSERVED_REASON_BYTES_MAX: usize = 512;
+/// Longest payload of an event, a query or an answer in bytes: a frame holds it with room to spare,
+/// and a link carries it in milliseconds.
+pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Most events kept of one sender, to be given to members that missed them: more than a second's
+/// worth of the highest rate that makes sense here.
+pub const EVENTS_PER_SENDER_MAX: usize = 1_024;
+
+/// Bytes of events kept of one sender: sixteen of the largest.
+pub const EVENT_BYTES_PER_SENDER_MAX: usize = 16 * PAYLOAD_BYTES_MAX;
+
+/// Bytes of events kept of all senders together; the oldest go first.
+pub const EVENT_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Most senders whose events are kept though they are no members (any more), as known here.
+pub const EVENT_STRANGERS_MAX: usize = 1_024;
+
+/// Most streams that others are known to be ahead in. What isn't noted is heard of again with the
+/// next digest.
+pub const EVENT_CLAIMS_MAX: usize = 4_096;
+
+/// Most events that wait to be pushed, or to be gossiped on. What doesn't fit is repaired by digest.
+pub const EVENTS_QUEUED_MAX: usize = 1_024;
+
+/// Most queries of one member that are open at one time: each is asked of every member.
+pub const QUERIES_OPEN_MAX: usize = 64;
+
+/// Most queries of others that are remembered, so that each is handed over once.
+pub const QUERIES_HEARD_MAX: usize = 1_024;
+
+/// Longest time a query may take; what is remembered of it goes after that.
+pub const QUERY_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(300);
+
+/// Bytes of answers to queries that are kept to be given again, in case they got lost.
+pub const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;

@@ -1,7 +1,7 @@
 //! Messages: ids are append-only, fields are only ever appended.
 //!
 //! A message is `id, length, body`. A reader skips an unknown id by its length, and ignores what
-//! follows the fields it knows. An item that is passed on ([`Alive`], [`Record`]) carries the
+//! follows the fields it knows. An item that is passed on ([`Alive`], [`Record`], [`UserEvent`]) carries the
 //! fields of newer versions along untouched.
 
 use std::net::SocketAddr;
@@ -13,6 +13,8 @@ use super::codec::{Decoded, Malformed, Reader, put_address, put_bytes, put_varin
 use super::content::Content;
 use super::limits::{ACCUSERS_MAX, MEMBER_NAME_BYTES_MAX, SYNC_ENTRIES_MAX, UNKNOWN_BYTES_MAX};
 use super::observe::{self, Observing};
+use super::queries::{Answer, Query};
+use super::user_events::{Streams, UserEvent};
 
 /// What a frame carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +75,14 @@ pub enum Message {
     },
     /// Between an observer and the member it looks through.
     Observing(Observing),
+    /// An event of an application.
+    UserEvent(UserEvent),
+    /// How far members have come in the streams of events.
+    Streams(Streams),
+    /// A question to the receiver's application.
+    Query(Query),
+    /// What the sender says to a query.
+    Answer(Answer),
 }
 
 /// A member, in its own words.
@@ -168,6 +178,10 @@ mod id {
     pub(super) const HAVE: u8 = 9;
     pub(super) const WANT: u8 = 10;
     pub(super) const SYNC_DONE: u8 = 11;
+    pub(super) const USER_EVENT: u8 = 12;
+    pub(super) const STREAMS: u8 = 13;
+    pub(super) const QUERY: u8 = 14;
+    pub(super) const ANSWER: u8 = 15;
 }
 
 impl Message {
@@ -190,10 +204,11 @@ impl Message {
     /// Whether it belongs to a sync, which takes place on links only.
     #[must_use]
     pub fn is_of_sync(&self) -> bool {
-        matches!(
-            self,
-            Self::Sync(_) | Self::Have { .. } | Self::Want(_) | Self::SyncDone { .. }
-        )
+        match self {
+            Self::Sync(_) | Self::Have { .. } | Self::Want(_) | Self::SyncDone { .. } => true,
+            Self::Streams(streams) => streams.is_of_sync(),
+            _ => false,
+        }
     }
 
     /// Reads one message; `None` for an id of a newer version, which was skipped.
@@ -283,6 +298,22 @@ impl Message {
                 id::SYNC_DONE
             }
             Self::Observing(message) => message.encode_body(out),
+            Self::UserEvent(event) => {
+                event.encode(out);
+                id::USER_EVENT
+            }
+            Self::Streams(streams) => {
+                streams.encode(out);
+                id::STREAMS
+            }
+            Self::Query(query) => {
+                query.encode(out);
+                id::QUERY
+            }
+            Self::Answer(answer) => {
+                answer.encode(out);
+                id::ANSWER
+            }
         }
     }
 
@@ -330,6 +361,10 @@ impl Message {
             observe::id::SUBSCRIBE..=observe::id::MEMBERS => {
                 Self::Observing(Observing::decode_body(id, body)?)
             }
+            id::USER_EVENT => Self::UserEvent(UserEvent::decode(body)?),
+            id::STREAMS => return Ok(Streams::decode(body)?.map(Self::Streams)),
+            id::QUERY => Self::Query(Query::decode(body)?),
+            id::ANSWER => return Ok(Answer::decode(body)?.map(Self::Answer)),
             _ => return Ok(None),
         }))
     }
@@ -458,7 +493,7 @@ pub(super) fn kept(bytes: &[u8]) -> Decoded<Box<[u8]>> {
 
 /// A count followed by that many items. Every item takes at least a byte, so what is allocated is
 /// bounded by what was received.
-fn many<'a, T>(
+pub(super) fn many<'a, T>(
     body: &mut Reader<'a>,
     mut item: impl FnMut(&mut Reader<'a>) -> Decoded<T>,
 ) -> Decoded<Vec<T>> {

@@ -18,6 +18,8 @@ pub mod content;
 pub mod limits;
 pub mod message;
 pub mod observe;
+pub mod queries;
+pub mod user_events;
 
 pub use codec::{Decoded, Malformed, Reader};
 pub use message::Message;

@@ -1,8 +1,12 @@
 //! The applications behind the members: what they offer, and how they change it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tidings_api::{Generation, Health, HealthState, Instance, InstanceKey, Removal, Selector};
+use tidings_api::{
+    Generation, Health, HealthState, Instance, InstanceKey, Removal, Selector, ServiceName,
+};
+use tidings_gossip::engine::{Heard, UserEvent};
 
 use crate::history::{ProcessId, Seen, Stamp};
 use crate::process::Pace;
@@ -130,6 +134,46 @@ impl World {
                 .expect("an own registration");
         }
         self.drain(id);
+    }
+
+    /// Sends an event of this many bytes, that nobody else has sent.
+    pub(crate) fn send_event(&mut self, slot: usize, bytes: usize) {
+        let Some(id) = self.awake(slot) else {
+            return;
+        };
+        self.turn += 1;
+        let mut payload = self.turn.to_string().into_bytes();
+        payload.resize(bytes, b'.');
+        let payload: Arc<[u8]> = payload.into();
+        let Some(process) = self.processes.get_mut(&id) else {
+            return;
+        };
+        let now = process.clock.at(self.now);
+        let name = ServiceName::new("deploy").expect("a valid name");
+        let engine = &mut process.engine;
+        let sequence = engine.send_event(now, name.clone(), payload.clone());
+        let identity = engine.identity().clone();
+        self.counters.events_sent += 1;
+        self.counters.events_large += u64::from(bytes >= OVERSIZE_BYTES);
+        self.note(&format!("{id} sends event {sequence}"));
+        let event = UserEvent {
+            sender: identity.name,
+            generation: identity.generation,
+            sequence,
+            name,
+            payload,
+            age: Duration::ZERO,
+        };
+        self.see(&Seen::EventSent {
+            process: id,
+            event: &event,
+        });
+        self.drain(id);
+    }
+
+    /// The application is told of an event.
+    pub(crate) fn heard(&mut self, id: ProcessId, heard: &Heard) {
+        self.see(&Seen::Heard { process: id, heard });
     }
 
     /// What an application does at its start, and whenever it offers something new.

@@ -72,6 +72,14 @@ counters! {
     deregistered,
     rivals,
     oversize,
+    events_sent,
+    events_large,
+    events_told,
+    /// Told of, that nobody had any more.
+    events_missed,
+    /// Streams asked for because something of them was missing.
+    event_pulls,
+    events_compared,
     superseded,
     names_taken,
     stale,

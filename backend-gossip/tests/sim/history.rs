@@ -7,8 +7,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings_api::{Instance, InstanceKey, ServiceName};
-use tidings_gossip::engine::{Identity, MemberInfo, MemberState, Stats};
+use tidings_api::{Generation, Instance, InstanceKey, ServiceName};
+use tidings_gossip::engine::{Heard, Identity, MemberInfo, MemberState, Stats, UserEvent};
 
 /// One start of one member: a member that is restarted is another process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,6 +84,16 @@ pub(crate) enum Seen<'a> {
         member: &'a Identity,
         state: MemberState,
     },
+    /// The application behind a process sent an event.
+    EventSent {
+        process: ProcessId,
+        event: &'a UserEvent,
+    },
+    /// A process told its application of an event.
+    Heard {
+        process: ProcessId,
+        heard: &'a Heard,
+    },
     /// A process handed a frame to the network.
     Sent {
         process: ProcessId,
@@ -128,6 +138,8 @@ pub(crate) struct ProcessState {
     pub(crate) incarnation: u64,
     pub(crate) members: Vec<MemberInfo>,
     pub(crate) digest: u64,
+    /// How far it is in the events of whom: the sender's id, its generation, the last event.
+    pub(crate) streams: Vec<(u64, Generation, u64)>,
     pub(crate) stats: Stats,
     pub(crate) crash_bound: Duration,
     pub(crate) paused: bool,

@@ -42,6 +42,7 @@ pub(crate) enum Action {
     Repeat(usize, InstanceKey),
     Health(usize, InstanceKey),
     Deregister(usize, InstanceKey),
+    SendEvent(usize, usize),
     Leave(usize),
     Kill(usize),
     Silence(usize),
@@ -131,6 +132,7 @@ impl Plan {
         plan.draw_starts(&mut rng);
         plan.draw_applications(&mut rng);
         plan.draw_faults(&mut rng);
+        plan.draw_events();
         plan.steps.sort_by_key(|step| step.at);
         plan
     }
@@ -161,6 +163,25 @@ impl Plan {
                 _ => Action::Deregister(slot, key),
             };
             self.push(at, action);
+        }
+    }
+
+    /// Drawn apart, so that the rest of a seed's plan is what it was before there were events.
+    fn draw_events(&mut self) {
+        let mut rng = Rng::with_seed(self.seed ^ 0x00e7_e275);
+        for _ in 0..self.calm_at.as_secs() {
+            let (at, slot) = (self.moment(&mut rng), rng.usize(0..self.members));
+            match rng.u32(0..20) {
+                // Several in a row: something of it is lost in the middle.
+                0..4 => {
+                    for nth in 0..rng.u64(5..60) {
+                        let at = at + Duration::from_micros(nth * rng.u64(100..20_000));
+                        self.push(at, Action::SendEvent(slot, rng.usize(0..200)));
+                    }
+                }
+                4..6 => self.push(at, Action::SendEvent(slot, rng.usize(2_000..65_536))),
+                _ => self.push(at, Action::SendEvent(slot, rng.usize(0..600))),
+            }
         }
     }
 
@@ -271,6 +292,7 @@ impl Action {
             Self::Repeat(slot, key) => world.repeat(*slot, key),
             Self::Health(slot, key) => world.report_health(*slot, key),
             Self::Deregister(slot, key) => world.deregister(*slot, key),
+            Self::SendEvent(slot, bytes) => world.send_event(*slot, *bytes),
             Self::Leave(slot) => world.leave(*slot),
             Self::Kill(slot) => world.kill(*slot),
             Self::Silence(slot) => world.silence(*slot),
@@ -303,6 +325,7 @@ impl fmt::Display for Action {
             Self::Repeat(slot, key) => write!(f, "m{slot} registers {key} unchanged"),
             Self::Health(slot, key) => write!(f, "m{slot} reports health of {key}"),
             Self::Deregister(slot, key) => write!(f, "m{slot} deregisters {key}"),
+            Self::SendEvent(slot, bytes) => write!(f, "m{slot} sends an event ({bytes} B)"),
             Self::Leave(slot) => write!(f, "m{slot} leaves"),
             Self::Kill(slot) => write!(f, "kill m{slot}"),
             Self::Silence(slot) => write!(f, "take the host of m{slot} away"),

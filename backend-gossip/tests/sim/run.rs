@@ -20,6 +20,10 @@ const SEEDS: usize = 3;
 /// Frames by link: a bound on what one side may make the other hold.
 const LINK_FRAME_BYTES_MAX: usize = 1 << 20;
 
+/// What an engine may keep and queue of user events.
+const EVENT_BYTES_MAX: usize = 16 << 20;
+const EVENTS_QUEUED_MAX: usize = 1_024;
+
 /// The figures for a cluster of this configuration.
 pub(crate) fn limits(config: &EngineConfig, members: usize, latency: Duration) -> Limits {
     let round_trips = 20 * latency;
@@ -27,6 +31,8 @@ pub(crate) fn limits(config: &EngineConfig, members: usize, latency: Duration) -
         datagram_bytes: config.datagram_bytes,
         link_frame_bytes: LINK_FRAME_BYTES_MAX,
         broadcasts: 2_000,
+        event_bytes: EVENT_BYTES_MAX,
+        events_queued: EVENTS_QUEUED_MAX,
         // Somebody heard just before may have brought the last word needed to convict a suspect.
         cut_off_grace: 2 * config.probe_interval + config.probe_interval / 2 + round_trips,
         stale: Duration::from_secs(20),
@@ -122,6 +128,9 @@ fn epilogue(world: &mut World, plan: &Plan, limits: &Limits, times: &mut Times) 
     let visible = world.run_until_agreed(limits.visible)?;
     times.insert("registered until visible", visible);
     world.run_for(limits.visible)?;
+    world.send_event(owner, 40);
+    world.send_event(owner, 20_000);
+    world.run_until_agreed(limits.visible)?;
     world.report_health(owner, &fresh);
     world.run_for(limits.visible)?;
     world.register(owner, &fresh, 200);

@@ -1,6 +1,7 @@
 //! Runs written by hand: what members of real clusters go through, one thing at a time. All
 //! checkers watch here too.
 
+mod events;
 mod joining;
 mod partitions;
 mod restarts;

@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings_api::{Generation, Instance};
-use tidings_gossip::engine::{EngineConfig, Identity, MemberInfo, MemberState, Stats};
+use tidings_api::{Generation, Instance, ServiceName};
+use tidings_gossip::engine::{
+    EngineConfig, Heard, Identity, MemberInfo, MemberState, Stats, UserEvent,
+};
+use tidings_gossip::wire::member_hash;
 
 use crate::app::key;
 use crate::checkers::agreement::{RULES, disagreement};
@@ -23,7 +26,7 @@ struct Story {
 type Told = fn(&mut Story);
 
 /// Checkers and histories. All but the last line of each history is as it should be.
-const BROKEN: [(&str, Told); 22] = [
+const BROKEN: [(&str, Told); 27] = [
     ("single-writer", |story| {
         story.start(0, "a");
         story.start(1, "b");
@@ -237,6 +240,45 @@ const BROKEN: [(&str, Told); 22] = [
         story.pass(10);
         story.last(|story| story.snapshot(&[state]));
     }),
+    ("events-genuine", |story| {
+        story.send(0, 1);
+        story.hear(1, 1);
+        story.last(|story| story.hear(1, 2));
+    }),
+    ("events-once-in-order", |story| {
+        story.hear(1, 1);
+        story.hear(1, 2);
+        story.hear(2, 1);
+        story.last(|story| story.hear(1, 2));
+    }),
+    ("event-gaps-told", |story| {
+        story.hear(1, 3);
+        story.hear(1, 4);
+        story.missed(1, 2);
+        story.hear(1, 7);
+        story.last(|story| story.hear(1, 9));
+    }),
+    ("events-bounded", |story| {
+        let mut state = state(0, "a");
+        state.stats.events.kept_bytes = 1 << 20;
+        story.snapshot(&[state.clone()]);
+        state.stats.events.kept_bytes = 1 << 30;
+        story.last(|story| story.snapshot(&[state]));
+    }),
+    ("events-in-time", |story| {
+        story.start(0, "a");
+        story.start(1, "b");
+        story.see(&Seen::Settled);
+        story.pass(1);
+        story.send(0, 1);
+        story.send(0, 2);
+        story.hear(0, 1);
+        story.hear(0, 2);
+        story.hear(1, 1);
+        story.snapshot(&[state(0, "a"), state(1, "b")]);
+        story.pass(10);
+        story.last(|story| story.snapshot(&[state(0, "a"), state(1, "b")]));
+    }),
 ];
 
 #[test]
@@ -272,6 +314,7 @@ const DISAGREEMENTS: [Broken; RULES.len()] = [
     }),
     ("views-converge", |states| states[1].view.clear()),
     ("digests-equal", |states| states[1].digest += 1),
+    ("events-level", |states| states[1].streams[0].2 -= 1),
     ("freshness-live", |states| states[1].live = false),
 ];
 
@@ -291,6 +334,8 @@ fn every_rule_of_agreement_can_be_broken() {
     b.members.push(member(0, "a"));
     for state in [&mut a, &mut b] {
         state.view.push(asked.clone());
+        let generation = Generation::new(0);
+        state.streams.push((member_hash("a"), generation, 7));
     }
     let agreed = vec![a, b];
     let judge = |processes: Vec<ProcessState>| disagreement(&Snapshot { processes });
@@ -388,6 +433,34 @@ impl Story {
         });
     }
 
+    fn send(&mut self, process: u32, sequence: u64) {
+        self.see(&Seen::EventSent {
+            process: ProcessId(process),
+            event: &event(sequence),
+        });
+    }
+
+    fn hear(&mut self, process: u32, sequence: u64) {
+        self.see(&Seen::Heard {
+            process: ProcessId(process),
+            heard: &Heard::Event(event(sequence)),
+        });
+    }
+
+    fn missed(&mut self, process: u32, count: u64) {
+        let UserEvent {
+            sender, generation, ..
+        } = event(0);
+        self.see(&Seen::Heard {
+            process: ProcessId(process),
+            heard: &Heard::Missed {
+                sender,
+                generation,
+                count,
+            },
+        });
+    }
+
     fn sent(&mut self, carrier: Carrier, bytes: usize) {
         self.see(&Seen::Sent {
             process: ProcessId(0),
@@ -423,6 +496,17 @@ fn instance(process: u32, key: &str, turn: u64) -> Arc<Instance> {
     Arc::new(instance.with_generation(Generation::new(turn)))
 }
 
+fn event(sequence: u64) -> UserEvent {
+    UserEvent {
+        sender: "a".into(),
+        generation: Generation::new(0),
+        sequence,
+        name: ServiceName::new("deploy").unwrap(),
+        payload: sequence.to_be_bytes().into(),
+        age: Duration::ZERO,
+    }
+}
+
 fn identity(process: u32, name: &str) -> Identity {
     Identity {
         name: name.into(),
@@ -445,6 +529,7 @@ fn state(process: u32, name: &str) -> ProcessState {
         incarnation: 0,
         members: Vec::new(),
         digest: 0,
+        streams: Vec::new(),
         stats: Stats::default(),
         crash_bound: Duration::from_secs(10),
         paused: false,

@@ -614,6 +614,10 @@ impl World {
                     process.kept = addresses;
                     self.keep_links(id);
                 }
+                engine::Event::Heard(heard) => self.heard(id, &heard),
+                engine::Event::Asked(_)
+                | engine::Event::QueryUpdate { .. }
+                | engine::Event::QueryEnded { .. } => {}
                 engine::Event::NameTaken { .. } => self.counters.names_taken += 1,
                 // There are none in here.
                 engine::Event::Observer(_) | engine::Event::ObserverRefused(_) => {}
@@ -693,6 +697,10 @@ impl World {
         self.counters.refutations += stats.refutations;
         self.counters.deaths += stats.deaths;
         self.counters.syncs += stats.syncs;
+        self.counters.events_told += stats.events.told;
+        self.counters.events_missed += stats.events.missed;
+        self.counters.event_pulls += stats.events.pulls;
+        self.counters.events_compared += stats.events.compared;
         self.counters.malformed += stats.malformed;
         self.counters.foreign += stats.foreign;
     }
@@ -702,6 +710,8 @@ impl World {
 fn text(event: &engine::Event) -> String {
     match event {
         engine::Event::Freshness(freshness) => format!("Freshness({})", freshness.is_live()),
+        // The moment that a query ends is one of the real clock.
+        engine::Event::Asked(asked) => format!("Asked({:?})", asked.key),
         other => format!("{other:?}"),
     }
 }
@@ -723,6 +733,7 @@ fn state(process: &Process) -> ProcessState {
         incarnation: process.engine.incarnation(),
         members: process.engine.members().collect(),
         digest: process.engine.digest(),
+        streams: process.engine.streams().collect(),
         stats: process.engine.stats(),
         crash_bound: process.engine.crash_bound(),
         paused: process.pace == Pace::Paused,

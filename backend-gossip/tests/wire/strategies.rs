@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use tidings_api::{Generation, Health, Instance};
+use tidings_api::{Generation, Health, Instance, ServiceName};
 use tidings_gossip::wire::Message;
 use tidings_gossip::wire::content::Content;
 use tidings_gossip::wire::message::{Accuse, Alive, RangeDigest, Record, Stamp, Verdict};
+use tidings_gossip::wire::queries::{Answer, Query, Word};
+use tidings_gossip::wire::user_events::{Head, Place, Streams, UserEvent};
 
 use crate::observing::observing;
 
@@ -43,6 +45,17 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
         vec(number(), 0..40).prop_map(Message::Want),
         number().prop_map(|digest| Message::SyncDone { digest }),
         observing(),
+        user_event().prop_map(Message::UserEvent),
+        streams().prop_map(Message::Streams),
+        (number(), number(), event_name(), payload()).prop_map(|(id, time_left, name, payload)| {
+            Message::Query(Query {
+                id,
+                time_left,
+                name,
+                payload,
+            })
+        }),
+        (number(), word()).prop_map(|(id, word)| Message::Answer(Answer { id, word })),
     ]
 }
 
@@ -63,6 +76,67 @@ fn alive() -> impl Strategy<Value = Alive> {
             unknown: unknown.into(),
         },
     )
+}
+
+fn user_event() -> impl Strategy<Value = UserEvent> {
+    let numbers = (any::<u64>(), any::<u64>(), any::<u64>());
+    let unknown = vec(any::<u8>(), 0..30);
+    let sender = "[a-z0-9:._-]{1,128}";
+    (sender, numbers, event_name(), payload(), unknown).prop_map(
+        |(sender, (generation, sequence, age), name, payload, unknown)| UserEvent {
+            sender: sender.into(),
+            generation,
+            sequence,
+            age,
+            name,
+            payload,
+            unknown: unknown.into(),
+        },
+    )
+}
+
+fn streams() -> impl Strategy<Value = Streams> {
+    let number = any::<u64>;
+    let head = || {
+        (number(), number(), number(), number()).prop_map(|(stream, generation, oldest, newest)| {
+            Head {
+                stream,
+                generation,
+                oldest,
+                newest,
+            }
+        })
+    };
+    let place = (number(), number(), number()).prop_map(|(stream, generation, after)| Place {
+        stream,
+        generation,
+        after,
+    });
+    let range = (number(), number(), vec(head(), 0..20));
+    prop_oneof![
+        any::<u32>().prop_map(Streams::Digest),
+        vec((any::<u8>(), any::<u32>()), 0..20).prop_map(Streams::Parts),
+        range.prop_map(|(first, last, heads)| Streams::Heads { first, last, heads }),
+        vec(head(), 0..20).prop_map(Streams::Some),
+        vec(place, 0..20).prop_map(Streams::Want),
+    ]
+}
+
+fn word() -> impl Strategy<Value = Word> {
+    prop_oneof![
+        Just(Word::Received),
+        Just(Word::Declined),
+        payload().prop_map(Word::Answered),
+    ]
+}
+
+fn event_name() -> impl Strategy<Value = ServiceName> {
+    let name = "[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?";
+    name.prop_map(|name| ServiceName::new(name).unwrap())
+}
+
+fn payload() -> impl Strategy<Value = Arc<[u8]>> {
+    vec(any::<u8>(), 0..300).prop_map(Into::into)
 }
 
 fn accuse() -> impl Strategy<Value = Accuse> {

@@ -3,9 +3,11 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use tidings_api::{Generation, Health, Instance};
+use tidings_api::{Generation, Health, Instance, ServiceName};
 use tidings_gossip::wire::content::Content;
 use tidings_gossip::wire::message::{Accuse, Alive, RangeDigest, Record, Stamp, Verdict};
+use tidings_gossip::wire::queries::{Answer, Query, Word};
+use tidings_gossip::wire::user_events::{Head, Place, Streams, UserEvent};
 use tidings_gossip::wire::{Header, Message, Reader, cluster_hash, member_hash, start_hash};
 
 const VECTORS: &str = include_str!("v1.txt");
@@ -31,6 +33,18 @@ fn messages() -> Vec<(&'static str, Message)> {
     let unknown = Content {
         unknown: [9, 2, 1, 2].into(),
         ..Arc::new(instance.clone()).into()
+    };
+    let head = Head {
+        stream: member_hash("web-1"),
+        generation: 1,
+        oldest: 2,
+        newest: 300,
+    };
+    let answer = |word| {
+        Message::Answer(Answer {
+            id: 0x0102_0304_0506_0708,
+            word,
+        })
     };
     vec![
         (
@@ -123,6 +137,64 @@ fn messages() -> Vec<(&'static str, Message)> {
         ),
         ("want", Message::Want(vec![1, 2])),
         ("sync-done", Message::SyncDone { digest: 7 }),
+        (
+            "user-event",
+            Message::UserEvent(UserEvent {
+                sender: "web-1".into(),
+                generation: 1_700_000_000_000_000,
+                sequence: 300,
+                age: 1_500,
+                name: ServiceName::new("deploy").unwrap(),
+                payload: [1, 2, 3].into(),
+                unknown: [].into(),
+            }),
+        ),
+        (
+            "user-event-unknown-field",
+            Message::UserEvent(UserEvent {
+                sender: "a".into(),
+                generation: 1,
+                sequence: 1,
+                age: 0,
+                name: ServiceName::new("deploy").unwrap(),
+                payload: [].into(),
+                unknown: [9, 9].into(),
+            }),
+        ),
+        ("streams-digest", Message::Streams(Streams::Digest(7))),
+        (
+            "streams-parts",
+            Message::Streams(Streams::Parts(vec![(0x2e, 7)])),
+        ),
+        (
+            "streams-heads",
+            Message::Streams(Streams::Heads {
+                first: 0,
+                last: u64::MAX,
+                heads: vec![head],
+            }),
+        ),
+        ("streams-some", Message::Streams(Streams::Some(vec![head]))),
+        (
+            "streams-want",
+            Message::Streams(Streams::Want(vec![Place {
+                stream: head.stream,
+                generation: 1,
+                after: 300,
+            }])),
+        ),
+        (
+            "query",
+            Message::Query(Query {
+                id: 0x0102_0304_0506_0708,
+                time_left: 5_000,
+                name: ServiceName::new("load").unwrap(),
+                payload: [1].into(),
+            }),
+        ),
+        ("received", answer(Word::Received)),
+        ("declined", answer(Word::Declined)),
+        ("answered", answer(Word::Answered([1, 2].into()))),
     ]
 }
 

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tidings_api::{Instance, InstanceKey};
+use tidings_api::{Generation, Instance, InstanceKey};
 use tidings_gossip::engine::MemberState;
+use tidings_gossip::wire::member_hash;
 
 use crate::history::{ProcessState, Snapshot, shown};
 
@@ -12,12 +13,13 @@ use crate::history::{ProcessState, Snapshot, shown};
 type Rule = (&'static str, fn(&Snapshot) -> Result<(), String>);
 
 /// Every rule, in the order in which they are looked at.
-pub(crate) const RULES: [Rule; 6] = [
+pub(crate) const RULES: [Rule; 7] = [
     ("registrations-held", registrations_held),
     ("superseded-told", superseded_told),
     ("members-converge", members_converge),
     ("views-converge", views_converge),
     ("digests-equal", digests_equal),
+    ("events-level", events_level),
     ("freshness-live", freshness_live),
 ];
 
@@ -135,6 +137,28 @@ fn digests_equal(snapshot: &Snapshot) -> Result<(), String> {
                 "{} has digest {:016x}, {} has {:016x}",
                 state.process, state.digest, other.process, other.digest
             ));
+        }
+    }
+    Ok(())
+}
+
+/// Nobody is behind or ahead in anybody's events; those of who runs are known to all.
+fn events_level(snapshot: &Snapshot) -> Result<(), String> {
+    for state in &snapshot.processes {
+        let own = member_hash(&state.identity.name);
+        for (sender, generation, last) in &state.streams {
+            let mine = (*sender, *generation) == (own, state.identity.generation);
+            for other in clustered(snapshot, state) {
+                let streams = other.streams.iter();
+                let same = |(s, g, _): &&(u64, Generation, u64)| (s, g) == (sender, generation);
+                let theirs = streams.clone().find(same).map(|(_, _, last)| *last);
+                if (mine || theirs.is_some()) && theirs != Some(*last) {
+                    return Err(format!(
+                        "{} is at event {last} of {sender:016x}, {} at {theirs:?}",
+                        state.process, other.process
+                    ));
+                }
+            }
         }
     }
     Ok(())

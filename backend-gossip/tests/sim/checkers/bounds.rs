@@ -15,6 +15,10 @@ pub(crate) struct Limits {
     pub(crate) link_frame_bytes: usize,
     /// Broadcasts queued in one engine at once.
     pub(crate) broadcasts: usize,
+    /// Bytes of user events kept in one engine.
+    pub(crate) event_bytes: usize,
+    /// User events queued in one engine.
+    pub(crate) events_queued: usize,
     /// How long what was on its way may still take effect on a process that was cut off.
     pub(crate) cut_off_grace: Duration,
     /// From being cut off to showing others' instances as stale.

@@ -5,6 +5,7 @@
 
 pub(crate) mod agreement;
 mod bounds;
+mod events;
 mod ledger;
 mod members;
 mod views;
@@ -64,6 +65,7 @@ impl Checkers {
         let mut checkers = views::all(limits);
         checkers.extend(members::all());
         checkers.extend(bounds::all(limits));
+        checkers.extend(events::all(limits));
         Self {
             ledger: Ledger::default(),
             checkers,

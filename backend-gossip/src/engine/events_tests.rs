@@ -1,0 +1,369 @@
+//! User events and queries of engines on a perfect network, and input about them that no member of
+//! this library sends.
+
+use super::*;
+use crate::wire::limits::{
+    COUNTER_MAX, EVENT_BYTES_MAX, EVENT_CLAIMS_MAX, EVENT_STRANGERS_MAX, PAYLOAD_BYTES_MAX,
+    QUERIES_HEARD_MAX, QUERIES_OPEN_MAX,
+};
+use crate::wire::queries::{Answer, Query, Word};
+use crate::wire::user_events::{Head, Streams, UserEvent as Wire};
+
+fn engine(now: Instant, at: u8) -> Engine {
+    let identity = Identity {
+        name: format!("m{at}").into(),
+        generation: Generation::new(100),
+        address: address(at),
+    };
+    let mut engine = Engine::new(now, identity, EngineConfig::default(), at.into());
+    engine.handle_seeds(now, &[]);
+    engine
+}
+
+fn address(at: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, at], 1000))
+}
+
+/// A frame as another member sends it.
+fn frame(sender: &str, messages: &[Message]) -> Vec<u8> {
+    let header = Header {
+        cluster: wire::cluster_hash("tidings"),
+        sender: wire::member_hash(sender),
+    };
+    let mut frame = header.to_frame();
+    for message in messages {
+        message.encode(&mut frame);
+    }
+    frame
+}
+
+fn event(sender: &str, generation: u64, sequence: u64, bytes: usize) -> Message {
+    Message::UserEvent(Wire {
+        sender: sender.into(),
+        generation,
+        sequence,
+        age: 0,
+        name: ServiceName::new("deploy").unwrap(),
+        payload: vec![0; bytes].into(),
+        unknown: Box::default(),
+    })
+}
+
+/// An engine that knows the members `m2` to `m4`.
+fn with_members(now: Instant) -> Engine {
+    let mut engine = engine(now, 1);
+    for at in 2..5 {
+        let alive = Message::Alive(alive(&self::engine(now, at).identity));
+        let frame = frame(&format!("m{at}"), &[alive]);
+        engine.handle_datagram(now, address(at), &frame);
+    }
+    engine
+}
+
+fn told(engine: &mut Engine) -> Vec<String> {
+    let events = std::iter::from_fn(|| engine.poll_event());
+    let heard = events.filter_map(|event| match event {
+        Event::Heard(Heard::Event(event)) => Some(event.sequence.to_string()),
+        Event::Heard(Heard::Missed { count, .. }) => Some(format!("missed {count}")),
+        _ => None,
+    });
+    heard.collect()
+}
+
+fn sent(engine: &mut Engine) -> Vec<Transmit> {
+    std::iter::from_fn(|| engine.poll_transmit()).collect()
+}
+
+#[test]
+fn a_word_of_others_does_not_end_the_stream_of_a_member_that_is_there() {
+    let now = Instant::now();
+    let mut engine = with_members(now);
+    engine.handle_datagram(now, address(2), &frame("m2", &[event("m2", 100, 1, 1)]));
+    assert_eq!(told(&mut engine), ["1"]);
+    let (stream, generation) = (wire::member_hash("m2"), 100);
+    let head = |oldest, newest| {
+        Message::Streams(Streams::Some(vec![Head {
+            stream,
+            generation,
+            oldest,
+            newest,
+        }]))
+    };
+    // Somebody else says that it has gone far on, and has an event to show.
+    let far = 1 << 50;
+    let forged = [event("m2", 100, far, 1), head(far, far)];
+    for _ in 0..10 {
+        engine.handle_link(now, LinkId(1), &frame("m3", &forged));
+    }
+    assert_eq!(told(&mut engine), Vec::<String>::new());
+    // The sender says what is true.
+    engine.handle_link(now, LinkId(2), &frame("m2", &[head(1, 1)]));
+    engine.handle_datagram(now, address(2), &frame("m2", &[event("m2", 100, 2, 1)]));
+    assert_eq!(told(&mut engine), ["2"]);
+    // What it doesn't have any more is missed.
+    engine.handle_link(
+        now,
+        LinkId(2),
+        &frame("m2", &[event("m2", 100, 7, 1), head(7, 7)]),
+    );
+    assert_eq!(told(&mut engine), ["missed 4", "7"]);
+}
+
+#[test]
+fn a_sender_goes_on_above_what_others_say_of_it() {
+    let now = Instant::now();
+    let mut engine = with_members(now);
+    let send = |engine: &mut Engine| {
+        let name = ServiceName::new("deploy").unwrap();
+        engine.send_event(now, name, [1].into())
+    };
+    assert_eq!(send(&mut engine), 1);
+    engine.handle_datagram(now, address(2), &frame("m2", &[event("m1", 100, 50, 1)]));
+    assert_eq!(send(&mut engine), 51);
+    // No room above: it starts anew.
+    let absurd = event("m1", 100, COUNTER_MAX, 1);
+    engine.handle_datagram(now, address(2), &frame("m2", &[absurd]));
+    assert_eq!(engine.identity.generation.number(), 101);
+    assert_eq!(send(&mut engine), 1);
+    // Beyond what is heard at all.
+    let beyond = event("m1", 101, COUNTER_MAX + 1, 1);
+    engine.handle_datagram(now, address(2), &frame("m2", &[beyond]));
+    assert_eq!(send(&mut engine), 2);
+}
+
+#[test]
+fn a_flood_of_senders_and_events_is_bounded() {
+    let now = Instant::now();
+    let mut engine = with_members(now);
+    for sender in 0..3 * EVENT_STRANGERS_MAX as u64 {
+        let name = format!("s{sender}");
+        for sequence in [1, 2, 9] {
+            let event = event(&name, 1, sequence, 4_000);
+            engine.handle_link(now, LinkId(1), &frame("m2", &[event]));
+        }
+    }
+    for sequence in 1..2_000 {
+        let event = event("m2", 100, 2 * sequence, PAYLOAD_BYTES_MAX);
+        engine.handle_link(now, LinkId(1), &frame("m2", &[event]));
+    }
+    let heads = (0..3 * EVENT_CLAIMS_MAX as u64).map(|stream| Head {
+        stream,
+        generation: 1,
+        oldest: 1,
+        newest: COUNTER_MAX,
+    });
+    let heads = heads.collect();
+    let claims = Message::Streams(Streams::Some(heads));
+    engine.handle_link(now, LinkId(1), &frame("m2", &[claims]));
+    let events = &engine.user_events;
+    assert!(events.streams.bytes() <= EVENT_BYTES_MAX);
+    assert!(events.streams.len() <= EVENT_STRANGERS_MAX + 4);
+    assert!(events.claims.len() <= EVENT_CLAIMS_MAX);
+    assert!(engine.stats().events.refused > 0);
+    // What is sent while all that goes on is bounded as well, and ends.
+    let mut now = now;
+    let mut frames = sent(&mut engine).len();
+    for _ in 0..1_000 {
+        let Some(due) = engine
+            .poll_timeout()
+            .filter(|due| *due < now + Duration::from_secs(10))
+        else {
+            break;
+        };
+        now = now.max(due);
+        engine.handle_timeout(now);
+        frames += sent(&mut engine).len();
+    }
+    assert!(frames < 20_000, "{frames} frames");
+}
+
+#[test]
+fn an_exchange_of_streams_by_datagram_is_not_answered() {
+    let now = Instant::now();
+    let mut engine = with_members(now);
+    let name = ServiceName::new("deploy").unwrap();
+    engine.send_event(now, name, vec![0; 1_000].into());
+    engine.handle_timeout(now);
+    sent(&mut engine);
+    for streams in [
+        Streams::Parts(Vec::new()),
+        Streams::Heads {
+            first: 0,
+            last: u64::MAX,
+            heads: Vec::new(),
+        },
+    ] {
+        let frame = frame("m2", &[Message::Streams(streams)]);
+        engine.handle_datagram(now, address(2), &frame);
+        assert_eq!(sent(&mut engine), []);
+        engine.handle_link(now, LinkId(1), &frame);
+        assert!(!sent(&mut engine).is_empty());
+    }
+    // Ranges that overlap cost no more than one.
+    let all = Message::Streams(Streams::Heads {
+        first: 0,
+        last: u64::MAX,
+        heads: Vec::new(),
+    });
+    engine.handle_link(now, LinkId(1), &frame("m2", &vec![all; 1_000]));
+    assert!(sent(&mut engine).len() < 5);
+}
+
+#[test]
+fn pings_are_as_before_until_there_is_an_event() {
+    let now = Instant::now();
+    let mut engine = with_members(now);
+    sent(&mut engine);
+    let target = engine.members.me().start(engine.me);
+    let ping = Message::Ping {
+        sequence: 1,
+        target,
+        digest: 0,
+    };
+    let ping = frame("stranger", &[ping]);
+    let answer = |engine: &mut Engine| {
+        engine.handle_datagram(now, address(9), &ping);
+        sent(engine).pop().unwrap().frame.len()
+    };
+    let before = answer(&mut engine);
+    engine.send_event(now, ServiceName::new("deploy").unwrap(), [1].into());
+    engine.handle_timeout(now);
+    sent(&mut engine);
+    assert_eq!(answer(&mut engine), before + 7);
+}
+
+#[test]
+fn a_query_is_handed_over_and_answered_once() {
+    let now = Instant::now();
+    let mut engine = with_members(now);
+    let query = |id| {
+        let name = ServiceName::new("load").unwrap();
+        Message::Query(Query {
+            id,
+            time_left: 1_000,
+            name,
+            payload: [1].into(),
+        })
+    };
+    let words = |engine: &mut Engine| {
+        let frames = sent(engine).into_iter().filter_map(|sent| {
+            let mut reader = Reader::new(&sent.frame);
+            Header::decode(&mut reader).unwrap();
+            match Message::decode(&mut reader) {
+                Ok(Some(Message::Answer(Answer { word, .. }))) => Some(word),
+                _ => None,
+            }
+        });
+        frames.collect::<Vec<_>>()
+    };
+    engine.handle_datagram(now, address(2), &frame("m2", &[query(1)]));
+    assert_eq!(words(&mut engine), [Word::Declined], "nobody listens");
+    engine.listen_to_queries(true);
+    let mut keys = Vec::new();
+    for _ in 0..3 {
+        engine.handle_datagram(now, address(2), &frame("m2", &[query(2)]));
+        assert_eq!(words(&mut engine), [Word::Received]);
+        let events = std::iter::from_fn(|| engine.poll_event());
+        keys.extend(events.filter_map(|event| match event {
+            Event::Asked(asked) => Some(asked.key),
+            _ => None,
+        }));
+    }
+    assert_eq!(keys.len(), 1);
+    for answer in [Some([5].into()), Some([6].into()), None] {
+        engine.answer_query(now, keys[0], answer);
+    }
+    let answered = [Word::Answered([5].into())];
+    assert_eq!(words(&mut engine), answered);
+    // In case the answer got lost.
+    engine.handle_datagram(now, address(2), &frame("m2", &[query(2)]));
+    assert_eq!(words(&mut engine), answered);
+    // From somebody else's address nothing is taken.
+    engine.handle_datagram(now, address(3), &frame("m2", &[query(3)]));
+    assert_eq!(words(&mut engine), []);
+    // Late by seconds it is not taken for a new one.
+    let late = now + Duration::from_secs(30);
+    engine.keep_house(late);
+    engine.handle_datagram(late, address(2), &frame("m2", &[query(2)]));
+    assert_eq!(words(&mut engine), []);
+    for id in 0..3 * QUERIES_HEARD_MAX as u64 {
+        engine.handle_datagram(late, address(2), &frame("m2", &[query(100 + id)]));
+    }
+    assert_eq!(words(&mut engine).len(), QUERIES_OPEN_MAX);
+    assert!(engine.stats().queries.refused > 0);
+}
+
+#[test]
+fn a_query_says_who_has_answered_and_who_has_not() {
+    let mut now = Instant::now();
+    let mut engine = with_members(now);
+    let name = ServiceName::new("load").unwrap();
+    let terms = Terms {
+        timeout: Duration::from_secs(2),
+        members: None,
+        answers_max: usize::MAX,
+    };
+    let id = engine
+        .query(now, name.clone(), [1].into(), terms.clone())
+        .unwrap();
+    engine.handle_timeout(now);
+    let answer = |id, word| [Message::Answer(Answer { id, word })];
+    let said = frame("m2", &answer(id, Word::Answered([7].into())));
+    for _ in 0..3 {
+        engine.handle_datagram(now, address(2), &said);
+    }
+    engine.handle_datagram(now, address(3), &frame("m3", &answer(id, Word::Received)));
+    // In the name of another member, and to a query that isn't: dropped.
+    let forged = frame("m4", &answer(id, Word::Answered([8].into())));
+    engine.handle_datagram(now, address(3), &forged);
+    engine.handle_datagram(
+        now,
+        address(3),
+        &frame("m3", &answer(id + 1, Word::Declined)),
+    );
+    let end = now + Duration::from_secs(3);
+    let mut seen = Vec::new();
+    let mut ended = Vec::new();
+    while let Some(due) = engine.poll_timeout().filter(|due| *due < end) {
+        now = now.max(due);
+        engine.handle_timeout(now);
+        sent(&mut engine);
+        for event in std::iter::from_fn(|| engine.poll_event()) {
+            match event {
+                Event::QueryUpdate { update, .. } => seen.push(update),
+                Event::QueryEnded { outcomes, .. } => ended.extend(outcomes),
+                _ => {}
+            }
+        }
+    }
+    let answers = seen
+        .iter()
+        .filter(|update| matches!(update, QueryUpdate::Answered { .. }));
+    assert_eq!(answers.count(), 1, "{seen:?}");
+    ended.sort();
+    let outcomes: Vec<_> = ended
+        .iter()
+        .map(|(name, outcome)| (&**name, *outcome))
+        .collect();
+    let (answered, received) = (Outcome::Answered, Outcome::Received);
+    let expected = [
+        ("m1", Outcome::Declined),
+        ("m2", answered),
+        ("m3", received),
+        ("m4", Outcome::Silent),
+    ];
+    assert_eq!(outcomes, expected);
+    // Late answers are dropped.
+    engine.handle_datagram(now, address(2), &said);
+    assert!(
+        std::iter::from_fn(|| engine.poll_event())
+            .all(|event| !matches!(event, Event::QueryUpdate { .. }))
+    );
+    for _ in 0..QUERIES_OPEN_MAX {
+        engine
+            .query(now, name.clone(), [1].into(), terms.clone())
+            .unwrap();
+    }
+    let denied = engine.query(now, name, [1].into(), terms).unwrap_err();
+    assert_eq!(denied.kind(), ErrorKind::Denied);
+}
