@@ -10,24 +10,25 @@ mod carrier;
 mod greeting;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{self, Receiver, Sender};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tracing::{debug, error, trace, warn};
 
 use self::carrier::{Carrier, End, Outbox};
+use self::waiting::Waiting;
 use crate::engine::{LinkFailure, LinkId};
 use crate::seal::{Counters, Ring};
-use crate::wire::limits::LINK_FRAME_BYTES_MAX;
+use crate::wire::limits::{LINK_FRAME_BYTES_MAX, LINK_FRAME_BYTES_TARGET};
 
 /// Links opened by this member at once; above it the one unused longest makes room.
 const LINKS_OUT_MAX: usize = 128;
@@ -41,6 +42,12 @@ const IN_USE: Duration = Duration::from_secs(1);
 const FRAMES_WAITING_MAX: usize = 256;
 /// Bytes that wait to be written on one link: a sync of some thousand records.
 const BYTES_WAITING_MAX: usize = 16 * LINK_FRAME_BYTES_MAX;
+/// Bytes that wait to be written on all links together: who asks over many links and reads none of them is
+/// held to this. A link on which less than a batch waits isn't held to anything.
+const BYTES_WAITING_TOTAL_MAX: usize = 64 << 20;
+/// Bytes of frames that are being read, of all links together, but for frames no longer than members' own
+/// batches: those need no leave.
+const BYTES_READ_MAX: usize = 16 << 20;
 /// Frames that were read and wait for the driver, of all links together. When it is full readers
 /// wait, and so do their peers.
 const FRAMES_READ_MAX: usize = 64;
@@ -94,6 +101,10 @@ pub(crate) struct Links {
     /// [`LINKS_IN_MAX`], or what a test can open.
     incoming_max: usize,
     frames: (Sender<Frame>, Receiver<Frame>),
+    /// Bytes of large frames that may be read still.
+    reading: Arc<Semaphore>,
+    /// Bytes that wait to be written, on all of them.
+    waiting: waiting::Total,
     keys: LinkKeys,
     tasks: JoinSet<(Carrier, End)>,
     last: LinkId,
@@ -131,6 +142,8 @@ impl Links {
             kept: Vec::new(),
             incoming_max: LINKS_IN_MAX,
             frames: mpsc::channel(FRAMES_READ_MAX),
+            reading: Arc::new(Semaphore::new(BYTES_READ_MAX)),
+            waiting: waiting::Total::default(),
             keys,
             tasks: JoinSet::new(),
             last: LinkId(0),
@@ -280,9 +293,10 @@ impl Links {
         self.last.0 += 1;
         let id = self.last;
         let (queue, frames) = mpsc::channel(FRAMES_WAITING_MAX);
-        let outbox = Outbox::new(frames);
-        let waiting = outbox.waiting();
-        let carrier = Carrier::new(id, outbox, self.frames.0.clone(), self.keys.clone());
+        let waiting = Waiting::of(&self.waiting);
+        let outbox = Outbox::new(frames, waiting.clone());
+        let read = (self.frames.0.clone(), self.reading.clone());
+        let carrier = Carrier::new(id, outbox, read, self.keys.clone());
         let link = Link {
             to,
             queue,
@@ -409,7 +423,7 @@ struct Link {
     to: Option<SocketAddr>,
     queue: Sender<Vec<u8>>,
     /// Bytes in the queue and not written yet; the task counts down.
-    waiting: Arc<AtomicUsize>,
+    waiting: Waiting,
     opened: Instant,
     used: Instant,
     /// Whether the last connection of this link was lost soon after it was opened.
@@ -420,15 +434,14 @@ struct Link {
 impl Link {
     fn send(&mut self, now: Instant, frame: &[u8]) -> Result<(), TrySendError<()>> {
         self.used = now;
-        let room = BYTES_WAITING_MAX.saturating_sub(self.waiting.load(Ordering::Relaxed));
-        if frame.len() > room.min(LINK_FRAME_BYTES_MAX) {
+        if frame.len() > LINK_FRAME_BYTES_MAX || !self.waiting.has_room_for(frame.len()) {
             return Err(TrySendError::Full(()));
         }
         let framed = carrier::framed(frame);
         let len = framed.len();
-        self.waiting.fetch_add(len, Ordering::Relaxed);
+        self.waiting.add(len);
         self.queue.try_send(framed).map_err(|error| {
-            self.waiting.fetch_sub(len, Ordering::Relaxed);
+            self.waiting.remove(len);
             match error {
                 TrySendError::Full(_) => TrySendError::Full(()),
                 TrySendError::Closed(_) => TrySendError::Closed(()),

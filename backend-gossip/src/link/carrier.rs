@@ -3,20 +3,21 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::greeting::{Sealed, greet};
+use super::waiting::Waiting;
 use super::{Frame, LinkKeys};
 use crate::engine::{LinkFailure, LinkId};
 use crate::seal::{LINK_OVERHEAD_BYTES, LinkOpener, LinkSealer, Rejection, Ring, Side};
-use crate::wire::limits::LINK_FRAME_BYTES_MAX;
+use crate::wire::limits::{LINK_FRAME_BYTES_MAX, LINK_FRAME_BYTES_TARGET};
 
 /// How long a connection may take to open: several round trips around the globe, with one packet
 /// lost.
@@ -31,6 +32,8 @@ const UNCONFIRMED_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes read ahead: enough for the length of a frame, which then is read past the buffer. Most
 /// links are idle nearly always, and a member has several.
 const READ_BUFFER_BYTES: usize = 64;
+/// Longest frame that is read without leave: a batch, or one record at all limits.
+const FREE_FRAME_BYTES: usize = LINK_FRAME_BYTES_TARGET + 16 * 1024;
 /// What stands before each frame: its length.
 const LENGTH_BYTES: usize = 4;
 
@@ -58,16 +61,19 @@ pub(super) enum End {
 pub(super) struct Carrier {
     pub(super) id: LinkId,
     outbox: Outbox,
-    frames: Sender<Frame>,
+    read: Read,
     keys: LinkKeys,
 }
 
+/// Where frames that were read go, and the leave to read large ones.
+pub(super) type Read = (Sender<Frame>, Arc<Semaphore>);
+
 impl Carrier {
-    pub(super) fn new(id: LinkId, outbox: Outbox, frames: Sender<Frame>, keys: LinkKeys) -> Self {
+    pub(super) fn new(id: LinkId, outbox: Outbox, read: Read, keys: LinkKeys) -> Self {
         Self {
             id,
             outbox,
-            frames,
+            read,
             keys,
         }
     }
@@ -111,7 +117,7 @@ impl Carrier {
         tokio::select! {
             // Reading first: what is written after the peer's end is known would be lost.
             biased;
-            end = read_frames(reader, self.id, &self.frames, open, &self.keys) => end,
+            end = read_frames(reader, self.id, &self.read, open, &self.keys) => end,
             end = write_frames(writer, &mut self.outbox, seal, &self.keys) => end,
             () = self.keys.unsealed_refused(side), if unsealed => match side {
                 Side::Opener => End::Lost,
@@ -127,20 +133,16 @@ pub(super) struct Outbox {
     /// Taken from the queue and not written to the end.
     current: Option<Vec<u8>>,
     /// Bytes in both; the driver counts up.
-    waiting: Arc<AtomicUsize>,
+    waiting: Waiting,
 }
 
 impl Outbox {
-    pub(super) fn new(queue: Receiver<Vec<u8>>) -> Self {
+    pub(super) fn new(queue: Receiver<Vec<u8>>, waiting: Waiting) -> Self {
         Self {
             queue,
             current: None,
-            waiting: Arc::default(),
+            waiting,
         }
-    }
-
-    pub(super) fn waiting(&self) -> Arc<AtomicUsize> {
-        self.waiting.clone()
     }
 
     /// The frame to write, until [`written`](Self::written) says that it is; `None` after the
@@ -161,7 +163,7 @@ impl Outbox {
 
     fn written(&mut self) {
         if let Some(frame) = self.current.take() {
-            self.waiting.fetch_sub(frame.len(), Ordering::Relaxed);
+            self.waiting.remove(frame.len());
         }
     }
 }
@@ -240,7 +242,7 @@ fn configure(stream: &TcpStream) -> io::Result<()> {
 async fn read_frames(
     mut reader: Reading<'_>,
     id: LinkId,
-    frames: &Sender<Frame>,
+    (frames, reading): &Read,
     mut open: Option<LinkOpener>,
     keys: &LinkKeys,
 ) -> End {
@@ -250,8 +252,10 @@ async fn read_frames(
         if !reader.fill_buf().await.is_ok_and(|bytes| !bytes.is_empty()) {
             return End::Lost;
         }
-        let mut frame = match timeout(FRAME_TIMEOUT, read_frame(&mut reader, longest)).await {
-            Ok(Ok(Some(frame))) => frame,
+        let read = timeout(FRAME_TIMEOUT, read_frame(&mut reader, longest, reading)).await;
+        // The leave lasts until the driver has taken the frame, or there is room for it to wait.
+        let (mut frame, _leave) = match read {
+            Ok(Ok(Some(read))) => read,
             Ok(Ok(None)) => return End::Malformed,
             Ok(Err(_)) | Err(_) => return End::Lost,
         };
@@ -267,19 +271,27 @@ async fn read_frames(
     }
 }
 
-/// The next frame, or `None` where its length is not one.
-async fn read_frame(reader: &mut Reading<'_>, longest: usize) -> io::Result<Option<Vec<u8>>> {
+/// The next frame with the leave to hold it, or `None` where its length is not one.
+async fn read_frame<'a>(
+    reader: &mut Reading<'_>,
+    longest: usize,
+    reading: &'a Semaphore,
+) -> io::Result<Option<(Vec<u8>, Option<SemaphorePermit<'a>>)>> {
     let len = reader.read_u32().await?;
     if len as usize > longest {
         return Ok(None);
     }
+    let leave = match len as usize > FREE_FRAME_BYTES {
+        true => Some(reading.acquire_many(len).await.map_err(io::Error::other)?),
+        false => None,
+    };
     // Grows with what comes, not with what was announced.
     let mut frame = Vec::new();
     reader.take(len.into()).read_to_end(&mut frame).await?;
     if frame.len() < len as usize {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok(Some(frame))
+    Ok(Some((frame, leave)))
 }
 
 async fn write_frames(
