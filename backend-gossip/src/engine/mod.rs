@@ -14,22 +14,27 @@
 //! |---|---|
 //! | `member` | the member table and its lattice |
 //! | `probe`, `suspicion` | failure detection: SWIM with Lifeguard |
+//! | `answers` | how much one datagram is answered with |
 //! | `contact` | whether this member itself is cut off |
+//! | `features` | who understands what |
 //! | `held` | whose records wait to be shown |
 //! | `registry`, `items` | records, and the index that digests and sync work on |
 //! | `merge` | what is heard about members and records meets what is known |
 //! | `spread`, `broadcast` | push, gossip, piggyback |
 //! | `sync` | anti-entropy by hash range |
 //! | `join` | joining, healing, leaving |
+//! | `rate` | how often something may be done that others can provoke |
 //! | `stats` | what a member counts |
 //! | `housekeeping` | forgetting the long gone, voiding old tombstones |
 //!
 //! Sources: SWIM (Das, Gupta, Motivala, DSN 2002); Lifeguard (Dadgar, Phillips, Currey, 2018);
 //! range-based set reconciliation (Meyer, 2022).
 
+mod answers;
 mod broadcast;
 mod config;
 mod contact;
+mod features;
 mod held;
 mod housekeeping;
 mod items;
@@ -37,6 +42,7 @@ mod join;
 mod member;
 mod merge;
 mod probe;
+mod rate;
 mod registry;
 mod spread;
 mod stats;
@@ -44,6 +50,8 @@ mod suspicion;
 mod sync;
 mod timer;
 
+#[cfg(test)]
+mod feature_tests;
 #[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
@@ -60,6 +68,7 @@ use tidings_api::{
     Selector, ServiceName,
 };
 
+use self::answers::Credit;
 use self::broadcast::Broadcasts;
 use self::contact::Contact;
 use self::held::Held;
@@ -68,6 +77,7 @@ use self::items::{ItemKey, Items};
 use self::join::{Join, Leave};
 use self::member::{Member, Members};
 use self::probe::{Check, Loss, Probe};
+use self::rate::Rate;
 use self::registry::{Registry, Stored};
 use self::spread::{Agreement, Budget};
 use self::suspicion::Suspicion;
@@ -75,7 +85,7 @@ use self::timer::{Timer, Timers};
 use crate::wire::content::Content;
 use crate::wire::limits::REGISTRATIONS_MAX;
 use crate::wire::message::{Alive, Record};
-use crate::wire::{self, Header, Message, Reader};
+use crate::wire::{self, Features, Header, Message, Reader};
 
 pub use self::config::EngineConfig;
 pub use self::member::MemberState;
@@ -172,6 +182,8 @@ pub struct MemberInfo {
     /// Smoothed time from a ping to its answer, where this member has pinged it: one member at a
     /// time in turn, so that in a big cluster it may be minutes old.
     pub round_trip: Option<Duration>,
+    /// What its build understands beyond version 1, by its own word.
+    pub features: Features,
 }
 
 /// The gossip engine of one member.
@@ -194,6 +206,15 @@ pub struct Engine {
     version: u64,
     /// The floor to raise to, and when; see the registry.
     floor_pending: Option<(u64, Instant)>,
+    /// How often this member contradicts records that are said to be its own.
+    corrections: Rate,
+    /// How often it goes on as a new start.
+    restarts: Rate,
+    /// How often it knocks on who is gone because it is said to be itself.
+    knocks: Rate,
+    knocks_due: bool,
+    /// When something was refused last because a bound was reached.
+    refused: Option<Instant>,
     /// Records that overtook the news of their owner.
     orphans: VecDeque<Record>,
 
@@ -226,6 +247,8 @@ pub struct Engine {
     learning: bool,
     /// Whether the frame that is being handled accuses this member.
     accused: bool,
+    /// What the frame that is being handled may be answered with.
+    credit: Credit,
     leave: Option<Leave>,
 
     transmits: VecDeque<Transmit>,
@@ -249,7 +272,11 @@ impl Engine {
     pub fn new(now: Instant, identity: Identity, config: EngineConfig, rng_seed: u64) -> Self {
         let mut rng = Rng::with_seed(rng_seed);
         let me = wire::member_hash(&identity.name);
-        let member = Member::new(now, &alive(&identity));
+        let word = Alive {
+            features: config.features,
+            ..alive(&identity)
+        };
+        let member = Member::new(now, &word);
         let mut engine = Self {
             cluster: wire::cluster_hash(&config.cluster),
             members: Members::new(me, member),
@@ -259,6 +286,11 @@ impl Engine {
             drawn: None,
             version: 0,
             floor_pending: None,
+            corrections: Rate::new(now, merge::CORRECTIONS_BURST, merge::CORRECTION_INTERVAL),
+            restarts: Rate::new(now, merge::RESTARTS_BURST, merge::RESTART_INTERVAL),
+            knocks: Rate::new(now, merge::KNOCKS_BURST, merge::KNOCKS_INTERVAL),
+            knocks_due: false,
+            refused: None,
             orphans: VecDeque::new(),
             probe: None,
             turn: rng.bool(),
@@ -279,6 +311,7 @@ impl Engine {
             join: Join::default(),
             learning: false,
             accused: false,
+            credit: Credit::default(),
             leave: None,
             timers: Timers::default(),
             transmits: VecDeque::new(),
@@ -369,6 +402,10 @@ impl Engine {
             }
             None => instance,
         };
+        if !self.has_bytes_for(&instance) {
+            let message = "the registrations of this handle take too many bytes together";
+            return Err(Error::new(ErrorKind::Denied, message));
+        }
         let held = last
             .filter(|last| !last.superseded)
             .map(|held| held.instance.clone());
@@ -499,6 +536,7 @@ impl Engine {
             state: member.state,
             incarnation: member.incarnation,
             round_trip: member.round_trip,
+            features: member.features,
         })
     }
 
@@ -566,6 +604,10 @@ impl Engine {
         }
         self.learning = matches!(route, Route::Reply(_)) && !self.is_joined();
         self.accused = false;
+        self.credit = self.credit_for(route, header.sender, frame);
+        if matches!(route, Route::Datagram(_)) && self.is_member_at(header.sender, route) {
+            self.hear_proof(header.sender);
+        }
         let mut answer = sync::Answer::default();
         while !reader.is_empty() {
             match Message::decode(&mut reader) {
@@ -620,7 +662,7 @@ impl Engine {
                 target,
                 refused,
             } => {
-                self.handle_ping_request(now, route, sequence, target, refused);
+                self.handle_ping_request(now, (route, sender), sequence, target, refused);
             }
             Message::Nack { sequence } => self.handle_nack(now, sequence),
             Message::Alive(alive) => {
@@ -815,6 +857,7 @@ fn alive(identity: &Identity) -> Alive {
         floor: 0,
         newest: 0,
         seal: Box::default(),
+        features: Features::NONE,
         unknown: Box::default(),
     }
 }

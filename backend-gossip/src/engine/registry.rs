@@ -12,6 +12,9 @@ use std::time::Instant;
 use tidings_api::{Instance, InstanceId, InstanceKey, Selector, ServiceName};
 
 use crate::wire::content::Content;
+use crate::wire::limits::{
+    RECORD_BYTES_MAX, RECORD_BYTES_PER_OWNER_MAX, RECORD_OVERHEAD_BYTES, RECORDS_PER_OWNER_MAX,
+};
 
 /// A record as it is kept; owner and key stand in the maps around it.
 #[derive(Clone, Debug)]
@@ -27,9 +30,18 @@ pub(super) struct Stored {
 pub(super) struct Registry {
     /// One map for all owners: most have a single record, and a map each would be mostly room.
     records: BTreeMap<Place, Stored>,
-    /// Number of records of each owner that has any.
-    counts: BTreeMap<u64, usize>,
+    /// What each owner that has any records has of them.
+    shares: BTreeMap<u64, Share>,
+    /// Bytes of all records, about.
+    bytes: usize,
     offers: BTreeMap<ServiceName, BTreeMap<InstanceId, Vec<Offer>>>,
+}
+
+/// What one owner has.
+#[derive(Clone, Copy, Debug, Default)]
+struct Share {
+    records: usize,
+    bytes: usize,
 }
 
 /// Where a record stands: by owner, then by key; before all keys of an owner with none.
@@ -62,7 +74,30 @@ impl Registry {
 
     /// Number of records of an owner.
     pub(super) fn count(&self, owner: u64) -> usize {
-        self.counts.get(&owner).copied().unwrap_or(0)
+        self.share(owner).records
+    }
+
+    /// Whether an owner may have so many more records, and one of so many bytes more.
+    pub(super) fn has_room_for(
+        &self,
+        owner: u64,
+        records: usize,
+        bytes: usize,
+        proven: bool,
+    ) -> bool {
+        let (share, bytes) = (self.share(owner), bytes + RECORD_OVERHEAD_BYTES);
+        let all = if proven {
+            RECORD_BYTES_MAX
+        } else {
+            RECORD_BYTES_MAX / 2
+        };
+        share.records + records <= RECORDS_PER_OWNER_MAX
+            && share.bytes + bytes <= RECORD_BYTES_PER_OWNER_MAX
+            && self.bytes + bytes <= all
+    }
+
+    fn share(&self, owner: u64) -> Share {
+        self.shares.get(&owner).copied().unwrap_or_default()
     }
 
     /// Number of records.
@@ -88,20 +123,27 @@ impl Registry {
                 .or_insert_with(|| Vec::with_capacity(1))
                 .push(Offer { owner, instance });
         }
+        let bytes = stored.bytes(key);
         let place = (owner, Some(key.clone()));
-        if self.records.insert(place, stored).is_none() {
-            *self.counts.entry(owner).or_default() += 1;
-        }
+        let old = self.records.insert(place, stored);
+        let old_bytes = old.as_ref().map_or(0, |old| old.bytes(key));
+        let share = self.shares.entry(owner).or_default();
+        share.records += usize::from(old.is_none());
+        share.bytes = share.bytes + bytes - old_bytes;
+        self.bytes = self.bytes + bytes - old_bytes;
     }
 
     /// Forgets a record.
     pub(super) fn remove(&mut self, owner: u64, key: &InstanceKey) -> Option<Stored> {
         self.withdraw(owner, key);
         let removed = self.records.remove(&(owner, Some(key.clone())))?;
-        if let Some(count) = self.counts.get_mut(&owner) {
-            *count -= 1;
-            if *count == 0 {
-                self.counts.remove(&owner);
+        let bytes = removed.bytes(key);
+        self.bytes -= bytes;
+        if let Some(share) = self.shares.get_mut(&owner) {
+            share.records -= 1;
+            share.bytes -= bytes;
+            if share.records == 0 {
+                self.shares.remove(&owner);
             }
         }
         Some(removed)
@@ -158,6 +200,15 @@ impl Registry {
         if ids.is_empty() {
             self.offers.remove(key.service());
         }
+    }
+}
+
+impl Stored {
+    /// What it takes in memory, about.
+    fn bytes(&self, key: &InstanceKey) -> usize {
+        let key = key.service().as_str().len() + key.id().as_str().len();
+        let content = self.content.as_ref().map_or(0, Content::bytes);
+        RECORD_OVERHEAD_BYTES + key + content
     }
 }
 

@@ -15,10 +15,12 @@
 
 pub mod codec;
 pub mod content;
+pub mod features;
 pub mod limits;
 pub mod message;
 
 pub use codec::{Decoded, Malformed, Reader};
+pub use features::Features;
 pub use message::Message;
 
 /// First byte of a frame.

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use tidings_api::{Generation, Health, Instance};
+use tidings_gossip::Features;
 use tidings_gossip::wire::content::Content;
 use tidings_gossip::wire::message::{Accuse, Alive, RangeDigest, Record, Stamp, Verdict};
 use tidings_gossip::wire::{Header, Message, Reader, cluster_hash, member_hash, start_hash};
@@ -68,6 +69,7 @@ fn messages() -> Vec<(&'static str, Message)> {
                 // Once bytes of a newer version, now known.
                 seal: [2].into(),
                 newest: 0,
+                features: Features::NONE,
                 unknown: [].into(),
             }),
         ),
@@ -81,6 +83,7 @@ fn messages() -> Vec<(&'static str, Message)> {
                 floor: 0,
                 newest: 0,
                 seal: [].into(),
+                features: Features::NONE,
                 unknown: [].into(),
             }),
         ),
@@ -126,14 +129,14 @@ fn messages() -> Vec<(&'static str, Message)> {
     ]
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         write!(text, "{byte:02x}").unwrap();
         text
     })
 }
 
-fn unhex(text: &str) -> Vec<u8> {
+pub(crate) fn unhex(text: &str) -> Vec<u8> {
     let digits = (0..text.len()).step_by(2);
     digits
         .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
