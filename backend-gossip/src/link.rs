@@ -8,9 +8,9 @@
 
 mod carrier;
 mod greeting;
+mod queue;
 #[cfg(test)]
 mod tests;
-mod waiting;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tracing::{debug, error, trace, warn};
 
 use self::carrier::{Carrier, End, Outbox};
-use self::waiting::Waiting;
+use self::queue::{Inlet, Total, queue};
 use crate::engine::{LinkFailure, LinkId};
 use crate::seal::{Counters, Ring};
 use crate::wire::limits::{LINK_FRAME_BYTES_MAX, LINK_FRAME_BYTES_TARGET};
@@ -104,7 +104,7 @@ pub(crate) struct Links {
     /// Bytes of large frames that may be read still.
     reading: Arc<Semaphore>,
     /// Bytes that wait to be written, on all of them.
-    waiting: waiting::Total,
+    waiting: Total,
     keys: LinkKeys,
     tasks: JoinSet<(Carrier, End)>,
     last: LinkId,
@@ -143,7 +143,7 @@ impl Links {
             incoming_max: LINKS_IN_MAX,
             frames: mpsc::channel(FRAMES_READ_MAX),
             reading: Arc::new(Semaphore::new(BYTES_READ_MAX)),
-            waiting: waiting::Total::default(),
+            waiting: Total::default(),
             keys,
             tasks: JoinSet::new(),
             last: LinkId(0),
@@ -292,15 +292,12 @@ impl Links {
     {
         self.last.0 += 1;
         let id = self.last;
-        let (queue, frames) = mpsc::channel(FRAMES_WAITING_MAX);
-        let waiting = Waiting::of(&self.waiting);
-        let outbox = Outbox::new(frames, waiting.clone());
+        let (inlet, outlet) = queue(&self.waiting);
         let read = (self.frames.0.clone(), self.reading.clone());
-        let carrier = Carrier::new(id, outbox, read, self.keys.clone());
+        let carrier = Carrier::new(id, Outbox::new(outlet), read, self.keys.clone());
         let link = Link {
             to,
-            queue,
-            waiting,
+            queue: inlet,
             opened: now,
             used: now,
             lost_young: false,
@@ -421,9 +418,7 @@ impl Links {
 struct Link {
     /// Where to, if this member opened it.
     to: Option<SocketAddr>,
-    queue: Sender<Vec<u8>>,
-    /// Bytes in the queue and not written yet; the task counts down.
-    waiting: Waiting,
+    queue: Inlet,
     opened: Instant,
     used: Instant,
     /// Whether the last connection of this link was lost soon after it was opened.
@@ -434,19 +429,10 @@ struct Link {
 impl Link {
     fn send(&mut self, now: Instant, frame: &[u8]) -> Result<(), TrySendError<()>> {
         self.used = now;
-        if frame.len() > LINK_FRAME_BYTES_MAX || !self.waiting.has_room_for(frame.len()) {
+        if frame.len() > LINK_FRAME_BYTES_MAX {
             return Err(TrySendError::Full(()));
         }
-        let framed = carrier::framed(frame);
-        let len = framed.len();
-        self.waiting.add(len);
-        self.queue.try_send(framed).map_err(|error| {
-            self.waiting.remove(len);
-            match error {
-                TrySendError::Full(_) => TrySendError::Full(()),
-                TrySendError::Closed(_) => TrySendError::Closed(()),
-            }
-        })
+        self.queue.try_send(carrier::framed(frame))
     }
 
     /// Whether a link that was lost may be opened once more.

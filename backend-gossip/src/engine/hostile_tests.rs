@@ -1,8 +1,10 @@
 //! Input that no member of this library sends.
 
+use tidings_api::InstanceId;
+
 use super::*;
 use crate::wire::limits::LINK_FRAME_BYTES_MAX;
-use crate::wire::message::{Accuse, RangeDigest, Stamp, Verdict};
+use crate::wire::message::{Accuse, RangeDigest, Verdict};
 
 const STRANGER: u64 = 77;
 
@@ -92,11 +94,11 @@ fn ranges_that_overlap_cost_no_more_than_one() {
 fn every_answer_fits_a_frame_however_large_the_difference() {
     let now = Instant::now();
     let mut engine = engine(now);
+    let service = ServiceName::new("web").unwrap();
     for at in 0..300_000 {
-        let position = at * (u64::MAX / 300_000);
-        engine
-            .items
-            .put(ItemKey::Member(position), Stamp(1, 1), false);
+        let id = InstanceId::new(format!("{at:06}")).unwrap();
+        let key = InstanceKey::new(service.clone(), id);
+        engine.store(now, engine.me, &key, 1, None);
     }
     let width = u64::MAX / 4_096;
     let ranges = (0..4_096).map(|at| RangeDigest {

@@ -422,10 +422,7 @@ impl Engine {
             silent_helpers: 0,
             helpers: 0,
         });
-        let round_trip = self
-            .members
-            .find(target)
-            .and_then(|member| member.round_trip);
+        let round_trip = self.members.find(target).and_then(Member::round_trip);
         let patience = round_trip.map_or(self.config.probe_timeout, |round_trip| {
             let floor = PATIENCE_MIN.min(self.config.probe_timeout);
             (round_trip * PATIENCE_ROUND_TRIPS).clamp(floor, self.config.probe_timeout)

@@ -8,12 +8,12 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::sync::mpsc::Sender;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::greeting::{Sealed, greet};
-use super::waiting::Waiting;
+use super::queue::Outlet;
 use super::{Frame, LinkKeys};
 use crate::engine::{LinkFailure, LinkId};
 use crate::seal::{LINK_OVERHEAD_BYTES, LinkOpener, LinkSealer, Rejection, Ring, Side};
@@ -129,19 +129,16 @@ impl Carrier {
 
 /// What waits to be written.
 pub(super) struct Outbox {
-    queue: Receiver<Vec<u8>>,
+    queue: Outlet,
     /// Taken from the queue and not written to the end.
     current: Option<Vec<u8>>,
-    /// Bytes in both; the driver counts up.
-    waiting: Waiting,
 }
 
 impl Outbox {
-    pub(super) fn new(queue: Receiver<Vec<u8>>, waiting: Waiting) -> Self {
+    pub(super) fn new(queue: Outlet) -> Self {
         Self {
             queue,
             current: None,
-            waiting,
         }
     }
 
@@ -163,7 +160,7 @@ impl Outbox {
 
     fn written(&mut self) {
         if let Some(frame) = self.current.take() {
-            self.waiting.remove(frame.len());
+            self.queue.written(&frame);
         }
     }
 }
