@@ -41,6 +41,9 @@ pub(crate) const COMMANDS_WAITING_MAX: usize = 256;
 /// What one turn takes of one kind. Large enough to make publishing once a turn worth it, small
 /// enough that a turn stays below a few milliseconds.
 const INPUTS_PER_TURN_MAX: usize = 64;
+/// How long one turn handles frames of links, about: one that asks for the whole registry costs as much as
+/// thousands of others, and whoever asks for it over and over must keep nobody waiting.
+const TURN_TIME_MAX: Duration = Duration::from_millis(2);
 /// Time between two looks for idle links, unused feeds, and whatever else may be a second late.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// How much longer than the engine's own bound a leave may take.
@@ -58,7 +61,7 @@ pub(crate) enum Command {
     SendEvent(ServiceName, Arc<[u8]>, Reply<u64>),
     Events(Reply<Events>),
     Query(ServiceName, Arc<[u8]>, Terms, Reply<Result<Answers>>),
-    Queries(mpsc::WeakSender<Command>, Reply<Queries>),
+    Queries(mpsc::WeakSender<Self>, Reply<Queries>),
     Answer(QueryKey, Option<Arc<[u8]>>),
     Stats(Reply<Stats>),
     ChangeKeys(KeyChange, Gate, Reply<Result<()>>),
@@ -254,9 +257,7 @@ impl Driver {
 
     fn take_link_events(&mut self, now: Instant, first: LinkEvent, room: &mut usize) {
         let mut next = Some(first);
-        while *room > 0
-            && let Some(event) = next
-        {
+        while let Some(event) = next {
             *room -= 1;
             match event {
                 LinkEvent::Frame(link, frame) => self.engine.handle_link(now, link, &frame),
@@ -266,20 +267,20 @@ impl Driver {
                 }
             }
             self.drain(now);
-            next = self.links.try_next();
+            // What is taken is handled, so nothing is taken that there is no room for.
+            let goes_on = *room > 0 && now.elapsed() < TURN_TIME_MAX;
+            next = goes_on.then(|| self.links.try_next()).flatten();
         }
     }
 
     fn take_commands(&mut self, now: Instant, first: Command, room: &mut usize) {
         let mut next = Some(first);
-        while *room > 0
-            && self.life == Life::Open
-            && let Some(command) = next
-        {
+        while let Some(command) = next {
             *room -= 1;
             self.command(now, command);
             self.drain(now);
-            next = self.commands.try_recv().ok();
+            let goes_on = *room > 0 && self.life == Life::Open;
+            next = goes_on.then(|| self.commands.try_recv().ok()).flatten();
         }
     }
 

@@ -102,6 +102,7 @@ mod watch;
 
 #[doc(hidden)]
 pub mod wire;
+pub use wire::Features;
 
 /// The name of this backend: its URL scheme and its Cargo feature.
 const BACKEND: &str = "gossip";

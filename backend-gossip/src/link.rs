@@ -21,15 +21,17 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{self, Receiver, Sender};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tracing::{debug, error, trace, warn};
 
 use self::carrier::{Carrier, End, Framed, Outbox, framed};
-use self::queue::{Inlet, queue};
+use self::queue::{Inlet, Total, queue};
 use crate::engine::{LinkFailure, LinkId};
 use crate::seal::{Counters, Ring};
-use crate::wire::limits::{LINK_FRAME_BYTES_MAX, OBSERVER_WAITING_BYTES_MAX};
+use crate::wire::limits::{
+    LINK_FRAME_BYTES_MAX, LINK_FRAME_BYTES_TARGET, OBSERVER_WAITING_BYTES_MAX,
+};
 
 pub(crate) use self::single::{Single, SingleEvent};
 
@@ -45,6 +47,12 @@ const IN_USE: Duration = Duration::from_secs(1);
 const FRAMES_WAITING_MAX: usize = 256;
 /// Bytes that wait to be written on one link: a sync of some thousand records.
 const BYTES_WAITING_MAX: usize = 16 * LINK_FRAME_BYTES_MAX;
+/// Bytes that wait to be written on all links together: who asks over many links and reads none of them is
+/// held to this. A link on which less than a batch waits isn't held to anything.
+const BYTES_WAITING_TOTAL_MAX: usize = 64 << 20;
+/// Bytes of frames that are being read, of all links together, but for frames no longer than members' own
+/// batches: those need no leave.
+const BYTES_READ_MAX: usize = 16 << 20;
 /// Frames that were read and wait for the driver, of all links together. When it is full readers
 /// wait, and so do their peers.
 const FRAMES_READ_MAX: usize = 64;
@@ -105,6 +113,10 @@ pub(crate) struct Links {
     /// [`LINKS_IN_MAX`], or what a test can open.
     incoming_max: usize,
     frames: (Sender<Frame>, Receiver<Frame>),
+    /// Bytes of large frames that may be read still.
+    reading: Arc<Semaphore>,
+    /// Bytes that wait to be written, on all of them.
+    waiting: Total,
     keys: LinkKeys,
     tasks: JoinSet<(Carrier, End)>,
     last: LinkId,
@@ -143,6 +155,8 @@ impl Links {
             observers: 0,
             incoming_max: LINKS_IN_MAX,
             frames: mpsc::channel(FRAMES_READ_MAX),
+            reading: Arc::new(Semaphore::new(BYTES_READ_MAX)),
+            waiting: Total::default(),
             keys,
             tasks: JoinSet::new(),
             last: LinkId(0),
@@ -335,13 +349,9 @@ impl Links {
     {
         self.last.0 += 1;
         let id = self.last;
-        let (inlet, outlet) = queue();
-        let carrier = Carrier::new(
-            id,
-            Outbox::new(outlet),
-            self.frames.0.clone(),
-            self.keys.clone(),
-        );
+        let (inlet, outlet) = queue(&self.waiting);
+        let read = (self.frames.0.clone(), self.reading.clone());
+        let carrier = Carrier::new(id, Outbox::new(outlet), read, self.keys.clone());
         let link = Link {
             to,
             queue: inlet,

@@ -132,6 +132,7 @@ impl MemberTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Features;
     use crate::engine::Identity;
     use tidings_api::Generation;
 
@@ -145,6 +146,7 @@ mod tests {
             state,
             incarnation: 0,
             round_trip: None,
+            features: Features::NONE,
         }
     }
 

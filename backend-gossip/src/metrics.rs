@@ -108,6 +108,18 @@ const COUNTERS: &[Counter] = &[
         |stats| stats.engine.refused_records,
     ),
     (
+        "tidings_gossip_refused_members_total",
+        Unit::Count,
+        "members beyond a bound",
+        |stats| stats.engine.refused_members,
+    ),
+    (
+        "tidings_gossip_unanswered_total",
+        Unit::Count,
+        "answers not given to who asked too much",
+        |stats| stats.engine.unanswered,
+    ),
+    (
         "tidings_gossip_dropped_datagrams_total",
         Unit::Count,
         "datagrams without room",

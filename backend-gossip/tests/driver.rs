@@ -613,6 +613,34 @@ async fn calls_take_effect_in_call_order_also_when_dropped() {
 }
 
 #[tokio::test]
+async fn more_calls_at_once_than_a_turn_takes_are_all_answered() {
+    let member = member(&[]).await;
+    let calls: Vec<_> = (0..200)
+        .map(|number| {
+            let member = &member;
+            async move { member.register(instance(&number.to_string())).await }
+        })
+        .collect();
+    // All are sent before any is answered.
+    let mut calls: Vec<_> = calls.into_iter().map(Box::pin).collect();
+    let answers = std::future::poll_fn(|context| {
+        calls.retain_mut(|call| match call.as_mut().poll(context) {
+            std::task::Poll::Ready(answer) => {
+                answer.expect("a call got lost");
+                false
+            }
+            std::task::Poll::Pending => true,
+        });
+        match calls.is_empty() {
+            true => std::task::Poll::Ready(()),
+            false => std::task::Poll::Pending,
+        }
+    });
+    in_time(answers).await;
+    assert_eq!(member.resolve("web").await.unwrap().len(), 200);
+}
+
+#[tokio::test]
 async fn ipv6_works_as_well() {
     let mut config = config(&[]);
     config.bind = "[::1]:0".parse().unwrap();

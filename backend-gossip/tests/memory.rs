@@ -18,7 +18,7 @@ use tidings_gossip::engine::{Engine, EngineConfig, Identity, LinkId};
 use tidings_gossip::wire::content::Content;
 use tidings_gossip::wire::message::{Alive, Record};
 use tidings_gossip::wire::{self, Header, Message};
-use tidings_gossip::{GossipConfig, GossipDiscovery, SealMode};
+use tidings_gossip::{Features, GossipConfig, GossipDiscovery, SealMode};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
@@ -148,6 +148,7 @@ fn engine_that_knows(members: usize) -> Engine {
             floor: 0,
             newest: 1,
             seal: Box::default(),
+            features: Features::NONE,
             unknown: Box::default(),
         };
         Message::Alive(alive).encode(&mut frame);

@@ -10,7 +10,9 @@ use tidings_api::ServiceName;
 use super::queries::query_route;
 use super::{Engine, Event, Route};
 use crate::wire::Message;
-use crate::wire::limits::{ANSWER_BYTES_MAX, QUERIES_HEARD_MAX, QUERIES_OPEN_MAX, QUERY_TIME_MAX};
+use crate::wire::limits::{
+    ANSWERS_KEPT_BYTES_MAX, QUERIES_HEARD_MAX, QUERIES_OPEN_MAX, QUERY_TIME_MAX,
+};
 use crate::wire::queries::{Answer, Query, Word};
 
 /// How long a query is remembered after its time: a datagram may come twice, seconds apart.
@@ -89,7 +91,7 @@ impl Engine {
         let word = payload.map_or(Word::Declined, Word::Answered);
         remembered.said = Said::Word(word.clone());
         let bytes = remembered.bytes();
-        if heard.bytes + bytes > ANSWER_BYTES_MAX {
+        if heard.bytes + bytes > ANSWERS_KEPT_BYTES_MAX {
             remembered.said = Said::Once;
         } else {
             heard.bytes += bytes;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::wire::Features;
+
 /// How the engine behaves. The defaults suit a data centre; `GossipConfig` exposes what operators
 /// have a reason to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +48,9 @@ pub struct EngineConfig {
     pub forget_after: Duration,
     /// Longest datagram in bytes. Default 1,400: passes any path without fragments.
     pub datagram_bytes: usize,
+    /// What this member says it understands. Default all that this build does; less makes it speak as
+    /// an earlier one.
+    pub features: Features,
 }
 
 impl Default for EngineConfig {
@@ -67,6 +72,7 @@ impl Default for EngineConfig {
             tombstone_retention: Duration::from_secs(600),
             forget_after: Duration::from_secs(24 * 3600),
             datagram_bytes: 1_400,
+            features: Features::OURS,
         }
     }
 }

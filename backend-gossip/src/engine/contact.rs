@@ -100,7 +100,7 @@ impl Engine {
     /// How far to distrust silence, from 0 to 1: by what is lost, and fully while many are silent.
     pub(super) fn doubt(&self) -> f64 {
         let silent = self.missed();
-        let share_large = silent >= 2 && silent * 4 >= self.members.others().len();
+        let share_large = silent >= 2 && silent * 4 >= self.members.reached().present;
         if silent >= SILENT_MANY || share_large {
             1.0
         } else {
@@ -192,12 +192,12 @@ impl Engine {
 
     /// Whether this member is cut off, and if so whether nobody at all is heard.
     fn cut_off(&self, now: Instant) -> Option<bool> {
-        let others = self.members.others();
-        let suspects = self.members.suspects();
-        if others.is_empty() {
+        if self.members.others().is_empty() {
             return None;
         }
-        let (reached, missed) = (others.len() - suspects, self.missed());
+        // A crowd that was never heard may never have been there.
+        let tally = self.members.reached();
+        let (reached, missed) = (tally.present - tally.suspects, self.missed());
         if reached + missed == 0 {
             return None;
         }
@@ -209,7 +209,9 @@ impl Engine {
 
     /// A member has died of silence.
     pub(super) fn note_death(&mut self, now: Instant, id: u64) {
-        self.contact.deaths.push_back((now, id));
+        if self.members.tells(id) {
+            self.contact.deaths.push_back((now, id));
+        }
     }
 
     fn forget_deaths(&mut self, now: Instant) {
@@ -233,7 +235,8 @@ impl Engine {
             .iter()
             .filter(|(_, id)| dead(*id))
             .count();
-        dead + self.members.suspects() - self.members.refused()
+        let tally = self.members.reached();
+        dead + tally.suspects - tally.refused
     }
 
     /// Gives all suspects their whole time again, so that those who were there all along can refute;

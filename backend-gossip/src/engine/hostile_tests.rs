@@ -206,3 +206,142 @@ fn the_highest_counters_are_answered_and_overflow_nothing() {
         assert!(engine.registry.find(engine.me, &key).is_some());
     }
 }
+
+/// Sends a datagram full of one message, and answers how many bytes went and how many came back.
+fn ask(engine: &mut Engine, message: &Message) -> (usize, usize) {
+    let mut datagram = frame(&[]);
+    while datagram.len() < 1_300 {
+        message.encode(&mut datagram);
+    }
+    engine.handle_datagram(Instant::now(), stranger(), &datagram);
+    let answered = sent(engine).into_iter().map(|sent| sent.frame.len()).sum();
+    (datagram.len(), answered)
+}
+
+#[test]
+fn a_stranger_gets_no_more_back_than_it_sends() {
+    let now = Instant::now();
+    let mut engine = engine(now);
+    let other = Alive {
+        name: "m1".into(),
+        address: SocketAddr::from(([10, 0, 0, 2], 1000)),
+        ..alive(&engine.identity)
+    };
+    let other_id = wire::member_hash(&other.name);
+    engine.handle_link(now, LinkId(1), &frame(&[Message::Alive(other)]));
+    let accuse = Accuse {
+        member: engine.me,
+        generation: 1,
+        incarnation: 0,
+        verdict: Verdict::Suspect,
+        accusers: Vec::new(),
+        refused: 0,
+    };
+    engine.handle_datagram(now, stranger(), &frame(&[Message::Accuse(accuse)]));
+    sent(&mut engine);
+    let ping = |target| Message::Ping {
+        sequence: 1,
+        target,
+        digest: 0,
+    };
+    let request = Message::PingRequest {
+        sequence: 1,
+        target: other_id,
+        refused: true,
+    };
+    let itself = engine.members.me().start(engine.me);
+    for message in [ping(1), ping(itself), request] {
+        let (asked, answered) = ask(&mut engine, &message);
+        assert!(
+            answered <= asked,
+            "{answered} bytes for {asked}: {message:?}"
+        );
+    }
+    assert!(engine.stats().unanswered > 100);
+}
+
+#[test]
+fn a_datagram_is_answered_twice_at_most_whoever_sends_it() {
+    let now = Instant::now();
+    let mut engine = engine(now);
+    let known = Alive {
+        name: "m1".into(),
+        address: stranger(),
+        ..alive(&engine.identity)
+    };
+    let sender = wire::member_hash(&known.name);
+    let header = Header {
+        cluster: engine.cluster,
+        sender,
+    };
+    let mut introduction = header.to_frame();
+    Message::Alive(known).encode(&mut introduction);
+    engine.handle_datagram(now, stranger(), &introduction);
+    for id in 0..100 {
+        register(&mut engine, now, &id.to_string());
+    }
+    sent(&mut engine);
+    let target = engine.members.me().start(engine.me);
+    let ping = Message::Ping {
+        sequence: 1,
+        target,
+        digest: 0,
+    };
+    let request = Message::PingRequest {
+        sequence: 1,
+        target: sender,
+        refused: true,
+    };
+    for message in [ping, request] {
+        let mut datagram = header.to_frame();
+        while datagram.len() < 1_300 {
+            message.encode(&mut datagram);
+        }
+        engine.handle_datagram(now, stranger(), &datagram);
+        let datagrams = |sent: &Transmit| matches!(sent.route, Route::Datagram(_));
+        let answers = sent(&mut engine).iter().filter(|s| datagrams(s)).count();
+        assert!((1..=2).contains(&answers), "{answers} answers: {message:?}");
+    }
+}
+
+#[test]
+fn a_name_with_control_characters_is_refused() {
+    let now = Instant::now();
+    let mut engine = engine(now);
+    for name in [
+        "m1\nINFO joined",
+        "m1\x1b[2J",
+        "m1\u{202e}",
+        "m 1",
+        "\0",
+        "m1\u{85}",
+    ] {
+        let named = Alive {
+            name: name.into(),
+            ..alive(&engine.identity)
+        };
+        let malformed = engine.stats().malformed;
+        engine.handle_link(now, LinkId(1), &frame(&[Message::Alive(named)]));
+        assert_eq!(engine.stats().malformed, malformed + 1, "{name:?}");
+    }
+    assert_eq!(engine.members.len(), 1);
+}
+
+#[test]
+fn a_new_start_keeps_what_was_said_of_the_keyring() {
+    let now = Instant::now();
+    let mut engine = engine(now);
+    engine.tell_seal(now, &[1, 2, 3]);
+    let accuse = Accuse {
+        member: engine.me,
+        generation: 200,
+        incarnation: 0,
+        verdict: Verdict::Left,
+        accusers: Vec::new(),
+        refused: 0,
+    };
+    engine.handle_datagram(now, stranger(), &frame(&[Message::Accuse(accuse)]));
+    let word = engine.members.me().to_alive();
+    assert_eq!((word.generation, &*word.seal), (201, &[1, 2, 3][..]));
+    assert_eq!(word.features, Features::OURS);
+}

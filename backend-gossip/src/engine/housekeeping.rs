@@ -3,13 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use tidings_api::InstanceKey;
+use tidings_api::{Instance, InstanceKey};
 
 use super::Engine;
 use super::items::ItemKey;
 use super::member::Member;
 use super::registry::Stored;
 use super::timer::Timer;
+use crate::wire;
 use crate::wire::limits::{RECORDS_PER_OWNER_MAX, REGISTRATIONS_MAX};
 
 /// Time between two rounds of forgetting and pruning.
@@ -153,7 +154,7 @@ impl Engine {
     }
 
     /// Own tombstones, about: what is registered has a record each, but for what was superseded.
-    fn tombstones(&self) -> usize {
+    pub(super) fn tombstones(&self) -> usize {
         let records = self.registry.count(self.me);
         records.saturating_sub(self.registrations.len())
     }
@@ -162,6 +163,12 @@ impl Engine {
     pub(super) fn has_room_for(&self, key: &InstanceKey) -> bool {
         let known = self.registry.find(self.me, key).is_some();
         known || self.registry.count(self.me) < RECORDS_PER_OWNER_MAX
+    }
+
+    /// Whether an own instance can be offered without taking more bytes than others keep.
+    pub(super) fn has_bytes_for(&self, instance: &Instance) -> bool {
+        let bytes = wire::content::bytes_of(instance);
+        self.registry.has_room_for(self.me, 0, bytes, true)
     }
 
     pub(super) fn raise_floor(&mut self, now: Instant, floor: u64) {

@@ -170,14 +170,21 @@ impl Engine {
     pub(super) fn heal(&mut self, now: Instant) {
         let interval = self.config.heal_interval.mul_f64(0.5 + self.rng.f64());
         self.timers.set(Timer::Heal, now + interval);
+        if self.knocks_due {
+            self.knock_on_gone(now);
+        }
         let dead = self
             .members
             .iter()
             .filter(|(_, m)| m.state == MemberState::Dead);
-        let dead: Vec<u64> = dead.map(|(id, _)| id).collect();
-        if !dead.is_empty() {
-            let id = dead[self.rng.usize(..dead.len())];
-            self.knock(id);
+        let dead: Vec<_> = dead.map(|(id, member)| (id, member.proven)).collect();
+        // One of those that were heard once, and one that may have been invented.
+        for proven in [true, false] {
+            let dead = dead.iter().filter(|(_, heard)| *heard == proven);
+            let dead: Vec<u64> = dead.map(|(id, _)| *id).collect();
+            if let Some(id) = self.rng.choice(dead) {
+                self.knock(id);
+            }
         }
         self.join.heals += 1;
         if self.join.heals.is_multiple_of(HEALS_PER_RESOLVE) || self.members.others().is_empty() {
@@ -242,7 +249,7 @@ impl Engine {
     }
 
     /// Syncs with some of the seeds that are not members yet.
-    fn ask_seeds(&mut self, now: Instant) {
+    pub(super) fn ask_seeds(&mut self, now: Instant) {
         let present = |seed: &SocketAddr| {
             let member = self.members.at(*seed).and_then(|id| self.members.find(id));
             member.is_some_and(Member::is_present)
@@ -265,8 +272,9 @@ impl Engine {
         }
     }
 
-    /// Pings a dead member and tells it what is said, so that it can refute if it is not.
-    fn knock(&mut self, id: u64) {
+    /// Pings a member that is gone and tells it what is said, so that it can refute if it is not; and that
+    /// this one is here, of which the same may be said there.
+    pub(super) fn knock(&mut self, id: u64) {
         let sequence = self.next_sequence();
         let Some(member) = self.members.find(id) else {
             return;
@@ -278,7 +286,8 @@ impl Engine {
             target,
             digest: self.items.digest(),
         };
-        let messages: Vec<_> = accuse.into_iter().chain([ping]).collect();
+        let here = Message::Alive(self.members.me().to_alive());
+        let messages: Vec<_> = accuse.into_iter().chain([here, ping]).collect();
         let frame = self.frame(&messages);
         self.transmit(route, frame);
     }

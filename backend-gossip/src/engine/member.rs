@@ -15,7 +15,12 @@ use fastrand::Rng;
 
 use super::suspicion::Suspicion;
 use crate::wire::message::{Accuse, Alive, Stamp, Verdict};
-use crate::wire::start_hash;
+use crate::wire::{Features, start_hash};
+
+/// So many members that were never heard are likely invented, where they are also so many times those
+/// that were: who has just joined a large cluster has heard few of it, but more by the second.
+const UNPROVEN_MANY: usize = 64;
+const UNPROVEN_SHARE: usize = 8;
 
 /// State of a member, in order of precedence within one incarnation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,6 +48,10 @@ pub(super) struct Member {
     pub(super) address: SocketAddr,
     /// Version of its newest record by its own last word.
     pub(super) newest: u64,
+    /// What it says it understands.
+    pub(super) features: Features,
+    /// Whether it was heard at its address: others may have invented it.
+    pub(super) proven: bool,
     floor: Option<Box<Floor>>,
     told: Option<Box<Told>>,
     pub(super) suspicion: Option<Box<Suspicion>>,
@@ -82,6 +91,8 @@ impl Member {
             since: now,
             address: alive.address,
             newest: alive.newest,
+            features: alive.features,
+            proven: false,
             floor: None,
             told: Told::new(alive.seal.clone(), alive.unknown.clone()),
             suspicion: None,
@@ -95,6 +106,7 @@ impl Member {
     pub(super) fn revive(&mut self, now: Instant, alive: &Alive) {
         let old = std::mem::replace(self, Self::new(now, alive));
         self.round_trip = old.round_trip;
+        self.proven = old.proven && old.address == self.address;
         if self.floor() <= old.floor() {
             let heard = old.floor.as_ref().map_or(now, |floor| floor.heard);
             self.raise_floor(heard, self.floor());
@@ -102,6 +114,11 @@ impl Member {
         if old.generation == alive.generation && old.state == MemberState::Alive {
             self.since = old.since;
         }
+    }
+
+    /// How many bytes it says beside who it is.
+    fn said_bytes(&self) -> usize {
+        self.seal().len() + self.unknown().len()
     }
 
     /// Its records at or below this version are void; see the registry.
@@ -170,6 +187,7 @@ impl Member {
             floor: self.floor(),
             newest: self.newest,
             seal: self.seal().into(),
+            features: self.features,
             unknown: self.unknown().into(),
         }
     }
@@ -231,8 +249,11 @@ pub(super) struct Members {
     /// every member is probed within two rounds (SWIM, section 4.3).
     ring: Vec<u64>,
     next: usize,
-    suspects: usize,
-    refused: usize,
+    /// Those of them that are proven: as many others as somebody invents, these are kept to.
+    proven: Proven,
+    all: Tally,
+    /// Bytes that all of them say beside who they are.
+    said_bytes: usize,
 }
 
 impl Members {
@@ -242,8 +263,9 @@ impl Members {
             table: BTreeMap::from([(id, me.into())]),
             ring: Vec::new(),
             next: 0,
-            suspects: 0,
-            refused: 0,
+            proven: Proven::default(),
+            all: Tally::default(),
+            said_bytes: 0,
         }
     }
 
@@ -273,19 +295,58 @@ impl Members {
         self.table.len()
     }
 
+    /// Bytes that the others say beside who they are.
+    pub(super) fn said_bytes(&self) -> usize {
+        self.said_bytes
+    }
+
     /// Others that are alive or suspect.
     pub(super) fn others(&self) -> &[u64] {
         &self.ring
     }
 
-    /// Others that are suspect.
-    pub(super) fn suspects(&self) -> usize {
-        self.suspects
+    /// What this member can tell of how well it reaches the others: by all, or by those that were heard
+    /// ever where so many others never were that they are likely invented.
+    pub(super) fn reached(&self) -> Tally {
+        match self.is_crowded() {
+            true => self.proven.tally,
+            false => self.all,
+        }
     }
 
-    /// Those of them whose host says that the process is gone.
-    pub(super) fn refused(&self) -> usize {
-        self.refused
+    /// Whether what is silent of this member says anything about this member's own reach.
+    pub(super) fn tells(&self, id: u64) -> bool {
+        !self.is_crowded() || self.find(id).is_some_and(|member| member.proven)
+    }
+
+    fn is_crowded(&self) -> bool {
+        let proven = self.proven.ids.len();
+        proven > 0 && self.ring.len() - proven > UNPROVEN_MANY.max(UNPROVEN_SHARE * proven)
+    }
+
+    /// The first of `ids` that is proven.
+    pub(super) fn first_proven(&self, ids: &[u64]) -> Option<u64> {
+        let proven = |id: &u64| self.proven.ids.binary_search(id).is_ok();
+        ids.iter().copied().find(proven)
+    }
+
+    /// Notes that a member was heard at its address; answers whether that is new. At one address there
+    /// is one process, so a second member there proves nothing while the first is present.
+    pub(super) fn prove(&mut self, id: u64, rng: &mut Rng) -> bool {
+        let is_taken = |address| {
+            let mut proven = self.proven.ids.iter();
+            proven.any(|other| {
+                self.find(*other)
+                    .is_some_and(|other| other.address == address)
+            })
+        };
+        let open =
+            |member: &&Member| !member.proven && member.is_present() && !is_taken(member.address);
+        let new = id != self.me && self.find(id).filter(open).is_some();
+        if new {
+            self.change(id, rng, |member| member.proven = true);
+        }
+        new
     }
 
     /// Adds a member, or replaces what is known of it.
@@ -338,15 +399,25 @@ impl Members {
     }
 
     /// The `count` present members that follow this one in the order of ids, around the end: its
-    /// neighbours, which everybody finds alike.
+    /// neighbours, which everybody finds alike. And as many of those that are proven, where they are
+    /// others.
     pub(super) fn successors(&self, count: usize) -> Vec<u64> {
         let after = self.table.range((Excluded(self.me), Unbounded));
         let around = after.chain(self.table.range(..self.me));
         let present = around.filter(|(_, member)| member.is_present());
-        present.map(|(id, _)| *id).take(count).collect()
+        let mut successors: Vec<u64> = present.map(|(id, _)| *id).take(count).collect();
+        let proven = &self.proven.ids;
+        let (before, after) = proven.split_at(proven.partition_point(|id| *id < self.me));
+        for id in after.iter().chain(before).take(count) {
+            if !successors.contains(id) {
+                successors.push(*id);
+            }
+        }
+        successors
     }
 
-    /// Up to `count` others, drawn at random, that meet `condition`.
+    /// Up to `count` others, drawn at random, that meet `condition`; half of them proven ones at least,
+    /// where there are so many.
     pub(super) fn sample(
         &self,
         count: usize,
@@ -354,20 +425,28 @@ impl Members {
         condition: impl Fn(u64, &Member) -> bool,
     ) -> Vec<u64> {
         let mut sampled: Vec<u64> = Vec::with_capacity(count);
-        let mut consider = |id: u64| {
-            if sampled.len() < count && !sampled.contains(&id) && condition(id, &self.table[&id]) {
-                sampled.push(id);
+        let all_proven = self.proven.ids.len() == self.ring.len();
+        let first = if all_proven { 0 } else { count.div_ceil(2) };
+        for (ring, count) in [(&self.proven.ids, first), (&self.ring, count)] {
+            let mut consider = |id: u64| {
+                let room = sampled.len() < count;
+                if room && !sampled.contains(&id) && condition(id, &self.table[&id]) {
+                    sampled.push(id);
+                }
+            };
+            if count == 0 || ring.is_empty() {
+                continue;
             }
-        };
-        if self.ring.len() <= 8 * count {
-            // Few: all of them in random order, so that nobody is missed.
-            let mut order = self.ring.clone();
-            rng.shuffle(&mut order);
-            order.into_iter().for_each(&mut consider);
-        } else {
-            // Many: a few draws too many are cheaper than shuffling them all.
-            for _ in 0..4 * count {
-                consider(self.ring[rng.usize(..self.ring.len())]);
+            if ring.len() <= 8 * count {
+                // Few: all of them in random order, so that nobody is missed.
+                let mut order = ring.clone();
+                rng.shuffle(&mut order);
+                order.into_iter().for_each(&mut consider);
+            } else {
+                // Many: a few draws too many are cheaper than shuffling them all.
+                for _ in 0..4 * count {
+                    consider(ring[rng.usize(..ring.len())]);
+                }
             }
         }
         sampled
@@ -384,8 +463,9 @@ impl Members {
             return;
         }
         let (old, new) = (old.unwrap_or_default(), new.unwrap_or_default());
-        self.suspects = self.suspects + usize::from(new.suspect) - usize::from(old.suspect);
-        self.refused = self.refused + usize::from(new.refused) - usize::from(old.refused);
+        self.said_bytes = self.said_bytes + new.said_bytes - old.said_bytes;
+        self.all.account(old, new);
+        self.proven.account(id, old, new);
         match (old.present, new.present) {
             (false, true) => {
                 // At a random place, so that members who join together aren't probed together.
@@ -404,6 +484,53 @@ impl Members {
     }
 }
 
+/// How many others are present, and how many of them are silent.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tally {
+    /// Alive or suspect.
+    pub(super) present: usize,
+    /// Suspect.
+    pub(super) suspects: usize,
+    /// Suspect, and their hosts say that the process is gone.
+    pub(super) refused: usize,
+}
+
+impl Tally {
+    fn account(&mut self, old: Standing, new: Standing) {
+        let add = |total: &mut usize, old: bool, new: bool| {
+            *total = *total + usize::from(new) - usize::from(old);
+        };
+        add(&mut self.present, old.present, new.present);
+        add(&mut self.suspects, old.suspect, new.suspect);
+        add(&mut self.refused, old.refused, new.refused);
+    }
+}
+
+/// The others that are present and were heard at their addresses.
+#[derive(Debug, Default)]
+struct Proven {
+    /// In order.
+    ids: Vec<u64>,
+    tally: Tally,
+}
+
+impl Proven {
+    fn account(&mut self, id: u64, old: Standing, new: Standing) {
+        let proven = |standing: Standing| match standing.proven {
+            true => standing,
+            false => Standing::default(),
+        };
+        self.tally.account(proven(old), proven(new));
+        match (new.proven, self.ids.binary_search(&id)) {
+            (true, Err(at)) => self.ids.insert(at, id),
+            (false, Ok(at)) => {
+                self.ids.remove(at);
+            }
+            (true, Ok(_)) | (false, Err(_)) => {}
+        }
+    }
+}
+
 /// What is counted of a member.
 #[derive(Clone, Copy, Debug, Default)]
 struct Standing {
@@ -411,6 +538,9 @@ struct Standing {
     suspect: bool,
     /// Suspect, and its host says that the process is gone.
     refused: bool,
+    /// Present, and heard at its address.
+    proven: bool,
+    said_bytes: usize,
 }
 
 impl Standing {
@@ -421,6 +551,8 @@ impl Standing {
             present: member.is_present(),
             suspect,
             refused: suspect && member.suspicion.as_deref().is_some_and(refused),
+            proven: member.proven && member.is_present(),
+            said_bytes: member.said_bytes(),
         }
     }
 }

@@ -2,9 +2,9 @@
 //! news is passed on.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tidings_api::{Generation, InstanceKey};
 
@@ -14,7 +14,9 @@ use super::registry::Offer;
 use super::suspicion::Suspicion;
 use super::timer::Timer;
 use super::{Engine, Event, Route};
-use crate::wire::limits::{COUNTER_MAX, MEMBERS_MAX, ORPHANS_MAX, RECORDS_PER_OWNER_MAX};
+use crate::wire::limits::{
+    COUNTER_MAX, MEMBERS_MAX, MEMBERS_SAID_BYTES_MAX, ORPHAN_BYTES_MAX, ORPHANS_MAX,
+};
 use crate::wire::message::{Accuse, Alive, Record, Verdict};
 use crate::wire::{self, Message};
 
@@ -30,11 +32,34 @@ const SENTINELS: usize = 3;
 /// multiplier (memberlist's `SuspicionMult - 2`).
 const AWAITED_BELOW_MULTIPLIER: usize = 2;
 
+/// Own records corrected at once, and the time between two after that: each costs everybody a broadcast,
+/// and who forges them needn't be answered one by one.
+pub(super) const CORRECTIONS_BURST: u32 = 256;
+pub(super) const CORRECTION_INTERVAL: Duration = Duration::from_millis(10);
+
+/// New starts of this member at once, and the time between two after that. Each voids all that is said
+/// about the former, and is remembered by everybody where the name is another.
+pub(super) const RESTARTS_BURST: u32 = 8;
+pub(super) const RESTART_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often at once, and the time between two after that, a member that hears of its own death knocks on
+/// others, and on how many: each of these tells it to as many again.
+pub(super) const KNOCKS_BURST: u32 = 16;
+pub(super) const KNOCKS_INTERVAL: Duration = Duration::from_millis(200);
+const KNOCKS: usize = 8;
+
+/// Own tombstones from which on forged records of keys that this member never had are voided by a new
+/// start and no longer one by one.
+const FORGED_MANY: usize = 1_024;
+
 impl Engine {
     // Members.
 
     pub(super) fn handle_alive(&mut self, now: Instant, route: Route, sender: u64, alive: &Alive) {
         if alive.generation.max(alive.incarnation) > COUNTER_MAX {
+            return;
+        }
+        if !is_reachable(alive.address) {
             return;
         }
         let id = wire::member_hash(&alive.name);
@@ -47,6 +72,8 @@ impl Engine {
             // any more, and must not supersede anything.
             return;
         }
+        let bounded = self.bounded(alive);
+        let alive = bounded.as_ref().unwrap_or(alive);
         let known = self.members.find(id).map(|member| {
             let newer = (alive.generation, alive.incarnation);
             (
@@ -55,7 +82,10 @@ impl Engine {
             )
         });
         match known {
-            None if self.members.len() >= MEMBERS_MAX => {}
+            None if self.members.len() >= MEMBERS_MAX => {
+                self.stats.refused_members += 1;
+                self.refused = Some(now);
+            }
             None => self.meet(now, id, alive),
             Some((true, generation)) if generation < alive.generation => {
                 self.drop_records(id);
@@ -313,11 +343,11 @@ impl Engine {
             messages.reverse();
         }
         let frame = self.frame(&messages);
-        self.transmit(route, frame);
+        self.transmit_answer(route, frame);
     }
 
-    /// Keeps the sentinels the next present members in the order of ids.
-    fn choose_sentinels(&mut self) {
+    /// Keeps the sentinels the next present members in the order of ids, and the next proven ones.
+    pub(super) fn choose_sentinels(&mut self) {
         let sentinels = self.members.successors(SENTINELS);
         if sentinels != self.sentinels {
             let address = |id: &u64| self.members.find(*id).map(|member| member.address);
@@ -364,9 +394,33 @@ impl Engine {
             self.awareness = (self.awareness + 1).min(super::probe::AWARENESS_MAX);
             self.stats.refutations += 1;
             self.refute(now, accuse.incarnation);
+            if accuse.verdict != Verdict::Suspect {
+                self.knock_on_gone(now);
+            }
         } else if accuse.generation > me.generation && accuse.verdict != Verdict::Suspect {
             // A former self, whose clock was ahead, and which is gone.
             self.restart_above(now, accuse.generation);
+        }
+    }
+
+    /// This member isn't dead, whatever is said: so others of whom it is said may not be either. Where that
+    /// is said of all, nobody else would tell anybody that it isn't so.
+    pub(super) fn knock_on_gone(&mut self, now: Instant) {
+        self.knocks_due = !self.knocks.take(now);
+        if self.knocks_due {
+            // Later, or the last of many such words would leave everybody alone.
+            self.timers.set(Timer::Heal, now + KNOCKS_INTERVAL);
+            return;
+        }
+        let gone = self
+            .members
+            .iter()
+            .filter(|(_, m)| m.proven && !m.is_present());
+        let mut gone: Vec<_> = gone.map(|(id, member)| (member.since, id)).collect();
+        // Those who went last.
+        gone.sort_unstable_by(|a, b| b.cmp(a));
+        for (_, id) in gone.into_iter().take(KNOCKS) {
+            self.knock(id);
         }
     }
 
@@ -387,14 +441,17 @@ impl Engine {
 
     /// Goes on as a start newer than one that was heard of; where there is none, under another name.
     pub(super) fn restart_above(&mut self, now: Instant, generation: u64) {
-        if generation < COUNTER_MAX {
-            self.restart(now, None, generation + 1);
-        } else {
+        if generation >= COUNTER_MAX {
             self.restart_renamed(now, self.identity.address);
+        } else if self.restarts.take(now) {
+            self.restart(now, None, generation + 1);
         }
     }
 
     fn restart_renamed(&mut self, now: Instant, by: SocketAddr) {
+        if !self.restarts.take(now) {
+            return;
+        }
         let suffix = self.rng.u32(..);
         let renamed: Arc<str> = format!("{}~{suffix:08x}", self.base_name()).into();
         let event = Event::NameTaken {
@@ -404,6 +461,9 @@ impl Engine {
         self.events.push_back(event);
         let generation = self.identity.generation.number();
         self.restart(now, Some(renamed), generation);
+        // Where one name was taken others may have been, and with them the addresses of those who had them.
+        self.events.push_back(Event::SeedsWanted);
+        self.ask_seeds(now);
     }
 
     /// Goes on as a new start, under another name where one is given, with all registrations.
@@ -416,7 +476,12 @@ impl Engine {
             self.identity.name = name;
         }
         self.identity.generation = Generation::new(generation);
-        let me = Member::new(now, &super::alive(&self.identity));
+        let word = Alive {
+            seal: self.members.me().seal().into(),
+            features: self.config.features,
+            ..super::alive(&self.identity)
+        };
+        let me = Member::new(now, &word);
         self.members.rename(self.me, me, &mut self.rng);
         self.floor_pending = None;
         self.choose_sentinels();
@@ -451,11 +516,18 @@ impl Engine {
         }
         match self.registry.find(record.owner, &record.key) {
             Some(known) if known.version >= record.version => return,
-            None if self.registry.count(record.owner) >= RECORDS_PER_OWNER_MAX => {
-                self.stats.refused_records += 1;
-                return;
+            known => {
+                let more = usize::from(known.is_none());
+                let (bytes, proven) = (record.bytes(), owner.proven);
+                if !self
+                    .registry
+                    .has_room_for(record.owner, more, bytes, proven)
+                {
+                    self.stats.refused_records += 1;
+                    self.refused = Some(now);
+                    return;
+                }
             }
-            Some(_) | None => {}
         }
         let Record {
             owner,
@@ -483,9 +555,13 @@ impl Engine {
         if !forged || !self.has_room_for(key) {
             return;
         }
-        if *version > COUNTER_MAX / 2 {
-            // No room above it for long: a new start voids it.
+        let unheard_of = known.is_none() && !self.registrations.contains_key(key);
+        if *version > COUNTER_MAX / 2 || (unheard_of && self.tombstones() >= FORGED_MANY) {
+            // No room above it for long, or too many: a new start voids them all.
             self.restart_above(now, record.generation);
+            return;
+        }
+        if !self.corrections.take(now) {
             return;
         }
         self.version = self.version.max(*version);
@@ -499,10 +575,16 @@ impl Engine {
         if self.orphans.len() >= ORPHANS_MAX {
             self.orphans.pop_front();
         }
-        self.orphans.push_back(record);
+        // Large ones go by link, in the order in which they were written: they overtake nobody.
+        if record.bytes() <= ORPHAN_BYTES_MAX {
+            self.orphans.push_back(record);
+        }
     }
 
     fn adopt_orphans(&mut self, now: Instant, owner: u64) {
+        if self.orphans.iter().all(|record| record.owner != owner) {
+            return;
+        }
         let (adopted, others): (VecDeque<_>, VecDeque<_>) = self
             .orphans
             .drain(..)
@@ -545,6 +627,17 @@ impl Engine {
         }
     }
 
+    /// The member without what it says beside who it is, where too much is remembered of that.
+    fn bounded(&self, alive: &Alive) -> Option<Alive> {
+        let said = alive.said_bytes();
+        let full = said > 0 && self.members.said_bytes() + said > MEMBERS_SAID_BYTES_MAX;
+        full.then(|| Alive {
+            seal: Box::default(),
+            unknown: Box::default(),
+            ..alive.clone()
+        })
+    }
+
     fn awaited_accusers(&self) -> usize {
         let multiplier = usize::try_from(self.config.suspicion_multiplier).unwrap_or(usize::MAX);
         let awaited = multiplier.saturating_sub(AWAITED_BELOW_MULTIPLIER);
@@ -552,4 +645,11 @@ impl Engine {
         let able = self.members.others().len().saturating_sub(1);
         if able < awaited { 0 } else { awaited }
     }
+}
+
+/// Whether one process can be at an address: all members send there.
+fn is_reachable(address: SocketAddr) -> bool {
+    let ip = address.ip();
+    let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
+    address.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && !broadcast
 }

@@ -14,7 +14,9 @@
 //! |---|---|
 //! | `member` | the member table and its lattice |
 //! | `probe`, `suspicion` | failure detection: SWIM with Lifeguard |
+//! | `credit` | how much one datagram is answered with |
 //! | `contact` | whether this member itself is cut off |
+//! | `features` | who understands what |
 //! | `held` | whose records wait to be shown |
 //! | `registry`, `items` | records, and the index that digests and sync work on |
 //! | `merge` | what is heard about members and records meets what is known |
@@ -24,6 +26,7 @@
 //! | `user_events`, `streams`, `replay` | what applications send to all members |
 //! | `queries`, `answers` | what applications ask each other |
 //! | `join` | joining, healing, leaving |
+//! | `rate` | how often something may be done that others can provoke |
 //! | `stats` | what a member counts |
 //! | `housekeeping` | forgetting the long gone, voiding old tombstones |
 //!
@@ -34,6 +37,8 @@ mod answers;
 mod broadcast;
 mod config;
 mod contact;
+mod credit;
+mod features;
 mod held;
 mod housekeeping;
 mod items;
@@ -43,6 +48,7 @@ mod merge;
 mod observers;
 mod probe;
 mod queries;
+mod rate;
 mod registry;
 mod replay;
 mod spread;
@@ -56,6 +62,8 @@ mod walk;
 
 #[cfg(test)]
 mod events_tests;
+#[cfg(test)]
+mod feature_tests;
 #[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
@@ -74,6 +82,7 @@ use tidings_api::{
 
 use self::broadcast::Broadcasts;
 use self::contact::Contact;
+use self::credit::Credit;
 use self::held::Held;
 use self::housekeeping::HOUSEKEEPING_INTERVAL;
 use self::items::{ItemKey, Items};
@@ -82,6 +91,7 @@ use self::member::{Member, Members};
 use self::observers::Observers;
 use self::probe::{Check, Loss, Probe};
 use self::queries::Queries;
+use self::rate::Rate;
 use self::registry::{Registry, Stored};
 use self::spread::{Agreement, Budget};
 use self::suspicion::Suspicion;
@@ -90,7 +100,7 @@ use self::user_events::UserEvents;
 use crate::wire::content::Content;
 use crate::wire::limits::REGISTRATIONS_MAX;
 use crate::wire::message::{Alive, Record};
-use crate::wire::{self, Header, Message, Reader};
+use crate::wire::{self, Features, Header, Message, Reader};
 
 pub use self::answers::{Asked, QueryKey};
 pub use self::config::EngineConfig;
@@ -213,6 +223,8 @@ pub struct MemberInfo {
     /// Smoothed time from a ping to its answer, where this member has pinged it: one member at a
     /// time in turn, so that in a big cluster it may be minutes old.
     pub round_trip: Option<Duration>,
+    /// What its build understands beyond version 1, by its own word.
+    pub features: Features,
 }
 
 /// The gossip engine of one member.
@@ -235,6 +247,15 @@ pub struct Engine {
     version: u64,
     /// The floor to raise to, and when; see the registry.
     floor_pending: Option<(u64, Instant)>,
+    /// How often this member contradicts records that are said to be its own.
+    corrections: Rate,
+    /// How often it goes on as a new start.
+    restarts: Rate,
+    /// How often it knocks on who is gone because it is said to be itself.
+    knocks: Rate,
+    knocks_due: bool,
+    /// When something was refused last because a bound was reached.
+    refused: Option<Instant>,
     /// Records that overtook the news of their owner.
     orphans: VecDeque<Record>,
 
@@ -270,6 +291,8 @@ pub struct Engine {
     learning: bool,
     /// Whether the frame that is being handled accuses this member.
     accused: bool,
+    /// What the frame that is being handled may be answered with.
+    credit: Credit,
     leave: Option<Leave>,
 
     transmits: VecDeque<Transmit>,
@@ -293,7 +316,11 @@ impl Engine {
     pub fn new(now: Instant, identity: Identity, config: EngineConfig, rng_seed: u64) -> Self {
         let mut rng = Rng::with_seed(rng_seed);
         let me = wire::member_hash(&identity.name);
-        let member = Member::new(now, &alive(&identity));
+        let word = Alive {
+            features: config.features,
+            ..alive(&identity)
+        };
+        let member = Member::new(now, &word);
         let mut engine = Self {
             cluster: wire::cluster_hash(&config.cluster),
             members: Members::new(me, member),
@@ -303,6 +330,11 @@ impl Engine {
             drawn: None,
             version: 0,
             floor_pending: None,
+            corrections: Rate::new(now, merge::CORRECTIONS_BURST, merge::CORRECTION_INTERVAL),
+            restarts: Rate::new(now, merge::RESTARTS_BURST, merge::RESTART_INTERVAL),
+            knocks: Rate::new(now, merge::KNOCKS_BURST, merge::KNOCKS_INTERVAL),
+            knocks_due: false,
+            refused: None,
             orphans: VecDeque::new(),
             probe: None,
             turn: rng.bool(),
@@ -326,6 +358,7 @@ impl Engine {
             join: Join::default(),
             learning: false,
             accused: false,
+            credit: Credit::default(),
             leave: None,
             timers: Timers::default(),
             transmits: VecDeque::new(),
@@ -421,6 +454,10 @@ impl Engine {
             }
             None => instance,
         };
+        if !self.has_bytes_for(&instance) {
+            let message = "the registrations of this handle take too many bytes together";
+            return Err(Error::new(ErrorKind::Denied, message));
+        }
         let held = last
             .filter(|last| !last.superseded)
             .map(|held| held.instance.clone());
@@ -551,6 +588,7 @@ impl Engine {
             state: member.state,
             incarnation: member.incarnation,
             round_trip: member.round_trip(),
+            features: member.features,
         })
     }
 
@@ -621,6 +659,10 @@ impl Engine {
         self.learning = matches!(route, Route::Reply(_)) && !self.is_joined();
         self.accused = false;
         self.begin_compare();
+        self.credit = self.credit_for(route, header.sender, frame);
+        if matches!(route, Route::Datagram(_)) && self.is_member_at(header.sender, route) {
+            self.hear_proof(header.sender);
+        }
         let mut answer = sync::Answer::default();
         while !reader.is_empty() {
             match Message::decode(&mut reader) {
@@ -683,7 +725,7 @@ impl Engine {
                 target,
                 refused,
             } => {
-                self.handle_ping_request(now, route, sequence, target, refused);
+                self.handle_ping_request(now, (route, sender), sequence, target, refused);
             }
             Message::Nack { sequence } => self.handle_nack(now, sequence),
             Message::Alive(alive) => {
@@ -884,6 +926,7 @@ fn alive(identity: &Identity) -> Alive {
         floor: 0,
         newest: 0,
         seal: Box::default(),
+        features: Features::NONE,
         unknown: Box::default(),
     }
 }

@@ -137,7 +137,7 @@ impl Engine {
             // taken for alive because we are.
             let alive = Message::Alive(me.to_alive());
             let frame = self.frame(&[alive]);
-            self.transmit(route, frame);
+            self.transmit_answer(route, frame);
             return;
         }
         let ack = Message::Ack {
@@ -157,12 +157,14 @@ impl Engine {
             // By who asks, who learns at once that it isn't so.
             messages.push(Message::Alive(self.members.me().to_alive()));
         }
-        if self.is_member_at(sender, route) {
-            self.transmit_filled(route, &messages);
-        } else {
-            let frame = self.frame(&messages);
-            self.transmit(route, frame);
+        let mut frame = self.frame(&messages);
+        if !self.may_answer(frame.len()) {
+            frame = self.frame(&messages[..1]);
         }
+        if self.is_member_at(sender, route) && self.may_answer(frame.len()) {
+            self.fill(&mut frame);
+        }
+        self.transmit_answer(route, frame);
     }
 
     /// Whether a frame comes from where its sender is known to be. Anybody can claim an address:
@@ -177,6 +179,13 @@ impl Engine {
             Route::Datagram(from) => from == member.address,
             Route::Link(_) | Route::Reply(_) => true,
         })
+    }
+
+    /// A member was heard at its address, so it is there.
+    pub(super) fn hear_proof(&mut self, id: u64) {
+        if self.members.prove(id, &mut self.rng) {
+            self.choose_sentinels();
+        }
     }
 
     pub(super) fn handle_ack(&mut self, now: Instant, sender: u64, sequence: u64, digest: u64) {
@@ -241,15 +250,19 @@ impl Engine {
     pub(super) fn handle_ping_request(
         &mut self,
         now: Instant,
-        origin: Route,
+        (origin, sender): (Route, u64),
         sequence: u64,
         target: u64,
         refused: bool,
     ) {
         let reason = Reason::Asked { origin, sequence };
-        if !self.check(now, target, reason, self.check_window(), refused) {
+        // A check costs more than it takes to ask for it.
+        let checks = self.is_member_at(sender, origin)
+            && self.may_check()
+            && self.check(now, target, reason, self.check_window(), refused);
+        if !checks {
             let nack = self.frame(&[Message::Nack { sequence }]);
-            self.transmit(origin, nack);
+            self.transmit_answer(origin, nack);
         }
     }
 
@@ -431,8 +444,14 @@ impl Engine {
     fn next_target(&mut self) -> Option<u64> {
         self.turn = !self.turn;
         // The next one only: several predecessors that took turns would now and then all leave the
-        // same gap.
-        let neighbour = self.sentinels.first().copied().filter(|_| self.turn);
+        // same gap. Where that one was never heard, the next that was as well.
+        let proven = self.members.first_proven(&self.sentinels);
+        let next = self.sentinels.first().copied();
+        let neighbour = match proven {
+            Some(proven) if next != Some(proven) && self.rng.bool() => Some(proven),
+            Some(_) | None => next,
+        };
+        let neighbour = neighbour.filter(|_| self.turn);
         neighbour.or_else(|| self.members.next_to_probe(&mut self.rng))
     }
 

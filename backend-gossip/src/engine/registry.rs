@@ -12,7 +12,10 @@ use std::time::Instant;
 use tidings_api::{Instance, InstanceId, InstanceKey, Selector, ServiceName};
 
 use super::items::Place;
-use crate::wire::content::Content;
+use crate::wire::content::{Content, bytes_of};
+use crate::wire::limits::{
+    RECORD_BYTES_MAX, RECORD_BYTES_PER_OWNER_MAX, RECORD_OVERHEAD_BYTES, RECORDS_PER_OWNER_MAX,
+};
 
 /// A record as it is kept. Every member keeps those of all others, so that each word counts: what few
 /// records have is kept apart, and the key of a live one is that of its instance.
@@ -90,6 +93,14 @@ impl Stored {
         }
     }
 
+    /// What it takes in memory, about.
+    fn bytes(&self) -> usize {
+        let key = self.key().service().as_str().len() + self.key().id().as_str().len();
+        let instance = self.instance().map_or(0, |instance| bytes_of(instance));
+        let unknown = self.unknown.as_deref().map_or(0, |unknown| unknown.len());
+        RECORD_OVERHEAD_BYTES + key + instance + unknown
+    }
+
     pub(super) fn is_tombstone(&self) -> bool {
         self.ended().is_some()
     }
@@ -100,14 +111,22 @@ pub(super) struct Registry {
     records: BTreeMap<Place, Stored>,
     /// The positions of each owner's records.
     by_owner: BTreeSet<(u64, u64)>,
-    /// Number of records of each owner that has several: nearly all have one.
-    counts: BTreeMap<u64, usize>,
+    /// What each owner that has several records has of them: nearly all have one.
+    shares: BTreeMap<u64, Share>,
+    /// Bytes of all records, about.
+    bytes: usize,
     offers: BTreeMap<ServiceName, Offers>,
     tombstones: Tombstones,
 }
 
 /// Whose records are tombstones, by key: observers are told of them beside what is offered.
 type Tombstones = BTreeMap<ServiceName, BTreeSet<(InstanceId, u64)>>;
+/// What one owner has.
+#[derive(Clone, Copy, Debug, Default)]
+struct Share {
+    records: usize,
+    bytes: usize,
+}
 
 /// What is offered of one service, by id and owner. A slice, since a map would take three times the
 /// memory; an insertion moves what comes after it, which is less than what showing it takes.
@@ -151,8 +170,37 @@ impl Registry {
 
     /// Number of records of an owner.
     pub(super) fn count(&self, owner: u64) -> usize {
-        let one_or_none = || self.of(owner).take(1).count();
-        let several = self.counts.get(&owner).copied();
+        self.share(owner).records
+    }
+
+    /// Whether an owner may have so many more records, and one of so many bytes more.
+    pub(super) fn has_room_for(
+        &self,
+        owner: u64,
+        records: usize,
+        bytes: usize,
+        proven: bool,
+    ) -> bool {
+        let (share, bytes) = (self.share(owner), bytes + RECORD_OVERHEAD_BYTES);
+        let all = if proven {
+            RECORD_BYTES_MAX
+        } else {
+            RECORD_BYTES_MAX / 2
+        };
+        share.records + records <= RECORDS_PER_OWNER_MAX
+            && share.bytes + bytes <= RECORD_BYTES_PER_OWNER_MAX
+            && self.bytes + bytes <= all
+    }
+
+    fn share(&self, owner: u64) -> Share {
+        let one_or_none = || {
+            let stored = self.of(owner).next();
+            stored.map_or(Share::default(), |(_, stored)| Share {
+                records: 1,
+                bytes: stored.bytes(),
+            })
+        };
+        let several = self.shares.get(&owner).copied();
         several.unwrap_or_else(one_or_none)
     }
 
@@ -181,10 +229,13 @@ impl Registry {
             let tombstones = self.tombstones.entry(key.service().clone());
             tombstones.or_default().insert((key.id().clone(), owner));
         }
-        let count = self.count(owner) + 1;
-        if count > 1 {
-            self.counts.insert(owner, count);
+        let (mut share, bytes) = (self.share(owner), stored.bytes());
+        share.records += 1;
+        share.bytes += bytes;
+        if share.records > 1 {
+            self.shares.insert(owner, share);
         }
+        self.bytes += bytes;
         self.by_owner.insert((owner, place.position));
         self.records.insert(place, stored);
     }
@@ -239,10 +290,12 @@ impl Registry {
         let taken = self.records.remove(&place)?;
         let owner = place.owner;
         self.by_owner.remove(&(owner, place.position));
-        if let Some(count) = self.counts.get_mut(&owner) {
-            *count -= 1;
-            if *count == 1 {
-                self.counts.remove(&owner);
+        self.bytes -= taken.bytes();
+        if let Some(share) = self.shares.get_mut(&owner) {
+            share.records -= 1;
+            share.bytes -= taken.bytes();
+            if share.records == 1 {
+                self.shares.remove(&owner);
             }
         }
         if taken.instance().is_some() {

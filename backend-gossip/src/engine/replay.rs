@@ -42,7 +42,7 @@ const TRIES_OF_SENDER: u32 = 3;
 const LISTED_MAX: usize = 64;
 
 /// Bytes of events that one frame is answered with; who asked goes on asking.
-const ANSWER_BYTES_MAX: usize = 512 * 1024;
+const REPLAY_BYTES_MAX: usize = 512 * 1024;
 
 /// Members in a row that must agree for what is queued to count as spread.
 const AGREEMENTS: u32 = 4;
@@ -83,7 +83,7 @@ impl Engine {
         let compare = &mut self.user_events.compare;
         compare.heard = None;
         compare.last = None;
-        compare.budget = ANSWER_BYTES_MAX;
+        compare.budget = REPLAY_BYTES_MAX;
     }
 
     /// What goes before a ping: the digest, where there are streams.

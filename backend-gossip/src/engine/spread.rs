@@ -196,7 +196,10 @@ impl Engine {
                 .find(id)
                 .is_some_and(|member| member.state == MemberState::Alive)
         };
-        let neighbour = self.sentinels.iter().copied().find(|id| alive(*id));
+        let neighbour = self.sentinels.iter().copied().filter(|id| alive(*id));
+        let neighbours: Vec<_> = neighbour.collect();
+        let proven = self.members.first_proven(&neighbours);
+        let neighbour = proven.or_else(|| neighbours.first().copied());
         let random = self
             .config
             .push_fanout

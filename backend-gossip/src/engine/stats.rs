@@ -16,6 +16,8 @@ pub struct Stats {
     /// Frames dropped because another cluster, or this member itself, sent them, and messages of a
     /// sync that came by datagram.
     pub foreign: u64,
+    /// Answers not given: the datagram that asked was answered enough for who sent it.
+    pub unanswered: u64,
     /// Members this member has probed, each probe counted once.
     pub probes: u64,
     /// Probes that were not answered, by no way.
@@ -32,6 +34,8 @@ pub struct Stats {
     pub syncs: u64,
     /// Bytes of frames of syncs, those this member sent.
     pub sync_bytes_out: u64,
+    /// Members refused because a bound was reached.
+    pub refused_members: u64,
     /// Records refused because a bound was reached.
     pub refused_records: u64,
     /// Frames sent to observers.

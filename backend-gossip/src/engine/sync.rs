@@ -14,7 +14,7 @@ use super::member::MemberState;
 use super::timer::Timer;
 use super::{Engine, Route};
 use crate::wire::Message;
-use crate::wire::limits::LINK_FRAME_BYTES_TARGET;
+use crate::wire::limits::{ANSWER_BYTES_MAX, LINK_FRAME_BYTES_TARGET, TOLD_MAX};
 use crate::wire::message::{RangeDigest, Stamp};
 
 /// A difference that is younger than this is most likely a change on its way.
@@ -22,6 +22,9 @@ const SETTLE: Duration = Duration::from_millis(300);
 
 /// For so long a sync waits while there is news all the time: in a storm digests differ always.
 const SETTLE_MAX: Duration = Duration::from_secs(2);
+
+/// For so long no sync is started after something was refused because a bound was reached.
+const REFUSED_REST: Duration = Duration::from_secs(10);
 
 /// Ranges with at most this many items are listed instead of split: about a kilobyte.
 const LEAF_ITEMS: u64 = 32;
@@ -50,8 +53,10 @@ pub(super) struct Answer {
 impl Answer {
     /// Notes what a frame says of a member.
     pub(super) fn told(&mut self, id: u64, stamp: Stamp) {
-        let told = self.told.entry(id).or_insert(stamp);
-        *told = stamp.max(*told);
+        if self.told.len() < TOLD_MAX || self.told.contains_key(&id) {
+            let told = self.told.entry(id).or_insert(stamp);
+            *told = stamp.max(*told);
+        }
     }
 }
 
@@ -95,6 +100,13 @@ impl Engine {
         let Some((address, since)) = self.sync_with.take() else {
             return;
         };
+        // What was refused is missing still, and would be sent and refused again.
+        let rests = self.refused.map(|refused| refused + REFUSED_REST);
+        if let Some(rested) = rests.filter(|rested| *rested > now) {
+            self.sync_with = Some((address, since));
+            self.timers.set(Timer::Sync, rested);
+            return;
+        }
         let settled = self.latest_news.map_or(now, |news| news + SETTLE);
         if settled > now && now < since + SETTLE_MAX {
             self.sync_with = Some((address, since));
@@ -225,8 +237,13 @@ impl Engine {
         items.sort_unstable();
         items.dedup();
         let mut frames = Vec::new();
+        let mut room = ANSWER_BYTES_MAX;
         for key in &items {
             let bytes = self.encode_whole(key);
+            let Some(left) = room.checked_sub(bytes.len()) else {
+                break;
+            };
+            room = left;
             self.append(&mut frames, &bytes, LINK_FRAME_BYTES_TARGET);
         }
         for ask in asks {

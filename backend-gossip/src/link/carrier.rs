@@ -9,6 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc::Sender;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::greeting::{Sealed, greet};
@@ -16,7 +17,7 @@ use super::queue::Outlet;
 use super::{Frame, LinkKeys};
 use crate::engine::{LinkFailure, LinkId};
 use crate::seal::{LINK_OVERHEAD_BYTES, LinkOpener, LinkSealer, Rejection, Ring, Side};
-use crate::wire::limits::LINK_FRAME_BYTES_MAX;
+use crate::wire::limits::{LINK_FRAME_BYTES_MAX, LINK_FRAME_BYTES_TARGET};
 
 /// How long a connection may take to open: several round trips around the globe, with one packet
 /// lost.
@@ -31,6 +32,8 @@ const UNCONFIRMED_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes read ahead: enough for the length of a frame, which then is read past the buffer. Most
 /// links are idle nearly always, and a member has several.
 const READ_BUFFER_BYTES: usize = 64;
+/// Longest frame that is read without leave: a batch, or one record at all limits.
+const FREE_FRAME_BYTES: usize = LINK_FRAME_BYTES_TARGET + 16 * 1024;
 /// What stands before each frame: its length.
 pub(super) const LENGTH_BYTES: usize = 4;
 
@@ -58,16 +61,19 @@ pub(super) enum End {
 pub(super) struct Carrier {
     pub(super) id: LinkId,
     outbox: Outbox,
-    frames: Sender<Frame>,
+    read: Read,
     keys: LinkKeys,
 }
 
+/// Where frames that were read go, and the leave to read large ones.
+pub(super) type Read = (Sender<Frame>, Arc<Semaphore>);
+
 impl Carrier {
-    pub(super) fn new(id: LinkId, outbox: Outbox, frames: Sender<Frame>, keys: LinkKeys) -> Self {
+    pub(super) fn new(id: LinkId, outbox: Outbox, read: Read, keys: LinkKeys) -> Self {
         Self {
             id,
             outbox,
-            frames,
+            read,
             keys,
         }
     }
@@ -111,7 +117,7 @@ impl Carrier {
         tokio::select! {
             // Reading first: what is written after the peer's end is known would be lost.
             biased;
-            end = read_frames(reader, self.id, &self.frames, open, &self.keys) => end,
+            end = read_frames(reader, self.id, &self.read, open, &self.keys) => end,
             end = write_frames(writer, &mut self.outbox, seal, &self.keys) => end,
             () = self.keys.unsealed_refused(side), if unsealed => match side {
                 Side::Opener => End::Lost,
@@ -236,7 +242,7 @@ fn configure(stream: &TcpStream) -> io::Result<()> {
 async fn read_frames(
     mut reader: Reading<'_>,
     id: LinkId,
-    frames: &Sender<Frame>,
+    (frames, reading): &Read,
     mut open: Option<LinkOpener>,
     keys: &LinkKeys,
 ) -> End {
@@ -246,8 +252,10 @@ async fn read_frames(
         if !reader.fill_buf().await.is_ok_and(|bytes| !bytes.is_empty()) {
             return End::Lost;
         }
-        let mut frame = match timeout(FRAME_TIMEOUT, read_frame(&mut reader, longest)).await {
-            Ok(Ok(Some(frame))) => frame,
+        let read = timeout(FRAME_TIMEOUT, read_frame(&mut reader, longest, reading)).await;
+        // The leave lasts until the driver has taken the frame, or there is room for it to wait.
+        let (mut frame, _leave) = match read {
+            Ok(Ok(Some(read))) => read,
             Ok(Ok(None)) => return End::Malformed,
             Ok(Err(_)) | Err(_) => return End::Lost,
         };
@@ -263,19 +271,27 @@ async fn read_frames(
     }
 }
 
-/// The next frame, or `None` where its length is not one.
-async fn read_frame(reader: &mut Reading<'_>, longest: usize) -> io::Result<Option<Vec<u8>>> {
+/// The next frame with the leave to hold it, or `None` where its length is not one.
+async fn read_frame<'a>(
+    reader: &mut Reading<'_>,
+    longest: usize,
+    reading: &'a Semaphore,
+) -> io::Result<Option<(Vec<u8>, Option<SemaphorePermit<'a>>)>> {
     let len = reader.read_u32().await?;
     if len as usize > longest {
         return Ok(None);
     }
+    let leave = match len as usize > FREE_FRAME_BYTES {
+        true => Some(reading.acquire_many(len).await.map_err(io::Error::other)?),
+        false => None,
+    };
     // Grows with what comes, not with what was announced.
     let mut frame = Vec::new();
     reader.take(len.into()).read_to_end(&mut frame).await?;
     if frame.len() < len as usize {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok(Some(frame))
+    Ok(Some((frame, leave)))
 }
 
 async fn write_frames(

@@ -4,20 +4,35 @@
 //! idle nearly always.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::FRAMES_WAITING_MAX;
 use super::carrier::Framed;
+use super::{BYTES_WAITING_TOTAL_MAX, FRAMES_WAITING_MAX, LINK_FRAME_BYTES_TARGET};
 
 /// Frames that room is kept for while fewer wait.
 const ROOM: usize = 4;
 
+/// Bytes that wait on all links.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Total(Arc<AtomicUsize>);
+
+impl Total {
+    pub(super) fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// A queue of frames, and its two ends.
-pub(super) fn queue() -> (Inlet, Outlet) {
-    let shared = Arc::<Shared>::default();
+pub(super) fn queue(total: &Total) -> (Inlet, Outlet) {
+    let shared = Arc::new(Shared {
+        waiting: Mutex::default(),
+        total: total.clone(),
+        changed: Notify::new(),
+    });
     (Inlet(shared.clone()), Outlet(shared))
 }
 
@@ -29,10 +44,19 @@ pub(super) struct Inlet(Arc<Shared>);
 #[derive(Debug)]
 pub(super) struct Outlet(Arc<Shared>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     waiting: Mutex<Waiting>,
+    total: Total,
     changed: Notify,
+}
+
+/// What was never written waits no longer.
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let bytes = self.waiting().bytes;
+        self.total.0.fetch_sub(bytes, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -59,10 +83,16 @@ impl Inlet {
             return Err(TrySendError::Closed(()));
         }
         let full = waiting.frames.len() >= FRAMES_WAITING_MAX;
-        if full || frame.len() > bytes_max.saturating_sub(waiting.bytes) {
+        let (own, total) = (
+            waiting.bytes + frame.len(),
+            self.0.total.bytes() + frame.len(),
+        );
+        let crowded = own > LINK_FRAME_BYTES_TARGET && total > BYTES_WAITING_TOTAL_MAX;
+        if full || own > bytes_max || crowded {
             return Err(TrySendError::Full(()));
         }
-        waiting.bytes += frame.len();
+        waiting.bytes = own;
+        self.0.total.0.fetch_add(frame.len(), Ordering::Relaxed);
         waiting.frames.push_back(frame);
         drop(waiting);
         self.0.changed.notify_one();
@@ -106,6 +136,7 @@ impl Outlet {
     /// A frame that was taken is written.
     pub(super) fn written(&self, frame: &[u8]) {
         self.0.waiting().bytes -= frame.len();
+        self.0.total.0.fetch_sub(frame.len(), Ordering::Relaxed);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -130,7 +161,7 @@ mod tests {
 
     #[tokio::test]
     async fn frames_come_in_order_and_then_the_end() {
-        let (inlet, mut outlet) = queue();
+        let (inlet, mut outlet) = queue(&Total::default());
         let reader = tokio::spawn(async move {
             let mut read = Vec::new();
             while let Some(frame) = outlet.recv().await {
@@ -153,7 +184,7 @@ mod tests {
 
     #[tokio::test]
     async fn frames_and_bytes_that_wait_are_bounded() {
-        let (inlet, mut outlet) = queue();
+        let (inlet, mut outlet) = queue(&Total::default());
         let sent = (0..).find(|_| try_send(&inlet, vec![0]) == Err(TrySendError::Full(())));
         assert_eq!(sent, Some(FRAMES_WAITING_MAX));
         while !outlet.is_empty() {

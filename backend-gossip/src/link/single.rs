@@ -1,14 +1,16 @@
 //! One link at a time, for observers: opened where they want it, and no other.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{debug, error, trace};
 
 use super::carrier::{self, Carrier, End, Outbox, framed};
-use super::queue::{Inlet, queue};
-use super::{BYTES_WAITING_MAX, FRAMES_READ_MAX, Frame, LinkKeys};
+use super::queue::{Inlet, Total, queue};
+use super::{BYTES_READ_MAX, BYTES_WAITING_MAX, FRAMES_READ_MAX, Frame, LinkKeys};
 use crate::engine::{LinkFailure, LinkId};
 
 /// What happens on the link.
@@ -25,6 +27,7 @@ pub(crate) enum SingleEvent {
 pub(crate) struct Single {
     open: Option<Open>,
     frames: (Sender<Frame>, Receiver<Frame>),
+    reading: Arc<Semaphore>,
     keys: LinkKeys,
     tasks: JoinSet<(Carrier, End)>,
     last: LinkId,
@@ -44,6 +47,7 @@ impl Single {
         Self {
             open: None,
             frames: mpsc::channel(FRAMES_READ_MAX),
+            reading: Arc::new(Semaphore::new(BYTES_READ_MAX)),
             keys,
             tasks: JoinSet::new(),
             last: LinkId(0),
@@ -56,9 +60,10 @@ impl Single {
         self.disconnect();
         self.last.0 += 1;
         let id = self.last;
-        let (queue, outlet) = queue();
+        let (queue, outlet) = queue(&Total::default());
         let outbox = Outbox::new(outlet);
-        let carrier = Carrier::new(id, outbox, self.frames.0.clone(), self.keys.clone());
+        let read = (self.frames.0.clone(), self.reading.clone());
+        let carrier = Carrier::new(id, outbox, read, self.keys.clone());
         debug!(%to, "looking through this member");
         let task = if self.cut_off {
             self.tasks.spawn(async move {

@@ -178,6 +178,70 @@ async fn a_slow_peer_costs_a_bounded_queue() {
 }
 
 #[tokio::test]
+async fn many_slow_peers_cost_a_bounded_queue() {
+    let (listener, addr) = listen().await;
+    let mut links = unsealed();
+    let frame = vec![0; LINK_FRAME_BYTES_MAX];
+    let (now, mut peers) = (Instant::now(), Vec::new());
+    for _ in 0..100 {
+        peers.push(TcpStream::connect(addr).await.unwrap());
+        links.accept(now, listener.accept().await.unwrap().0);
+    }
+    let ids: Vec<_> = links.open.keys().copied().collect();
+    for id in &ids {
+        for _ in 0..24 {
+            links.reply(now, *id, &frame);
+        }
+        tokio::task::yield_now().await;
+    }
+    assert!(links.waiting.bytes() <= BYTES_WAITING_TOTAL_MAX);
+    assert!(links.stats().dropped > 500, "{:?}", links.stats());
+    // Who comes now gets what is small, whatever waits for the others.
+    peers.push(TcpStream::connect(addr).await.unwrap());
+    links.accept(now, listener.accept().await.unwrap().0);
+    let (late, dropped) = (links.last, links.stats().dropped);
+    links.reply(now, late, b"small");
+    assert_eq!(links.stats().dropped, dropped);
+    // And what was never written waits no longer.
+    links.shutdown().await;
+    assert_eq!(links.waiting.bytes(), 0);
+}
+
+#[tokio::test]
+async fn frames_that_never_end_hold_a_bounded_part_of_the_memory() {
+    let (listener, addr) = listen().await;
+    let mut links = unsealed();
+    let mut peers = Vec::new();
+    let begun = BYTES_READ_MAX / LINK_FRAME_BYTES_MAX + 8;
+    for _ in 0..begun {
+        let mut peer = TcpStream::connect(addr).await.unwrap();
+        links.accept(Instant::now(), listener.accept().await.unwrap().0);
+        let len = u32::try_from(LINK_FRAME_BYTES_MAX).unwrap();
+        peer.write_all(&len.to_be_bytes()).await.unwrap();
+        peers.push(peer);
+    }
+    let reading = links.reading.clone();
+    let deadline = Instant::now() + LONG;
+    while reading.available_permits() >= LINK_FRAME_BYTES_MAX {
+        assert!(Instant::now() < deadline, "no leave was taken");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // A frame of the size that members send needs no leave.
+    let mut honest = TcpStream::connect(addr).await.unwrap();
+    links.accept(Instant::now(), listener.accept().await.unwrap().0);
+    let frame = vec![7; LINK_FRAME_BYTES_TARGET];
+    honest.write_all(&framed(&frame)).await.unwrap();
+    let LinkEvent::Frame(_, heard) = next(&mut links).await else {
+        panic!("no frame");
+    };
+    assert_eq!(heard, frame);
+    // And who gives up, gives it back.
+    drop(peers);
+    until(&mut links, |stats| stats.open == 1).await;
+    assert_eq!(reading.available_permits(), BYTES_READ_MAX);
+}
+
+#[tokio::test]
 async fn the_link_unused_longest_makes_room() {
     let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

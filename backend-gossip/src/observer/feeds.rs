@@ -98,12 +98,14 @@ impl Feeds {
     pub(super) fn publish(&mut self, now: Instant, session: &Session) {
         let is_ready =
             |selector: &Selector| session.is_known(selector) && session.is_whole(selector);
-        for selector in self.due.extract_if(.., |selector| is_ready(selector)) {
-            if let Some(feed) = self.feeds.get(&selector) {
-                feed.publish(session.view(&selector), session.freshness().clone());
+        self.due.retain(|selector| {
+            let ready = is_ready(selector);
+            if ready && let Some(feed) = self.feeds.get(selector) {
+                feed.publish(session.view(selector), session.freshness().clone());
                 self.published += 1;
             }
-        }
+            !ready
+        });
         let live = session.freshness().is_live();
         let done =
             |waiting: &mut Waiting| !live || waiting.until <= now || is_ready(&waiting.selector);

@@ -14,7 +14,7 @@ use super::session::{Session, SessionConfig, Step};
 use crate::engine::{Engine, EngineConfig, Identity, LinkId, Route};
 use crate::wire::content::Content;
 use crate::wire::message::{Accuse, Alive, Record, Verdict};
-use crate::wire::{Header, Message, cluster_hash, member_hash};
+use crate::wire::{Features, Header, Message, cluster_hash, member_hash};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -234,6 +234,7 @@ fn alive(name: &str, generation: u64, incarnation: u64, newest: u64) -> Message 
         floor: 0,
         newest,
         seal: Box::default(),
+        features: Features::NONE,
         unknown: Box::default(),
     })
 }

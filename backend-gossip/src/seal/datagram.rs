@@ -209,7 +209,8 @@ impl Datagrams {
         let mut answer = Vec::new();
         while let Ok(kind) = reader.u8() {
             match kind {
-                CHALLENGE => {
+                // One a datagram, as it is sent: a full one would be answered with three times its bytes.
+                CHALLENGE if answer.is_empty() => {
                     let Ok(number) = reader.u64() else { break };
                     answer.push(PROOF);
                     answer.extend_from_slice(&header.start.0);
@@ -376,5 +377,31 @@ fn unsealed(bytes: &mut [u8]) -> Range<usize> {
 impl fmt::Debug for StartId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "StartId({:032x})", u128::from_be_bytes(self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seal::{SealKey, SealMode};
+
+    #[test]
+    fn a_datagram_full_of_challenges_is_answered_with_one_proof() {
+        let key = SealKey::from_bytes([7; 32]).unwrap();
+        let ring = Arc::new(Ring::new("tidings", vec![key], SealMode::Required).unwrap());
+        let member = |start| Datagrams::new(ring.clone(), StartId([start; 16]), Arc::default());
+        let (mut forger, mut victim) = (member(1), member(2));
+        let challenge = [&[CHALLENGE], &7_u64.to_be_bytes()[..]].concat();
+        for count in [1, 100] {
+            let asked = forger.seal_as(MAGIC_CONTROL, &challenge.repeat(count));
+            let mut asked = asked.unwrap();
+            let from = SocketAddr::from(([10, 0, 0, 1], 1));
+            let Opened::Reply(answer) = victim.open(Instant::now(), from, &mut asked) else {
+                panic!("no answer");
+            };
+            // One proof, and one challenge of its own.
+            let longest = HEADER_BYTES + 1 + START_BYTES + 8 + 1 + 8 + TAG_BYTES;
+            assert_eq!(answer.len(), longest, "for {count} challenges");
+        }
     }
 }

@@ -89,6 +89,25 @@ impl Content {
     }
 }
 
+impl Content {
+    /// How many bytes its texts take.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        bytes_of(&self.instance) + self.unknown.len()
+    }
+}
+
+/// How many bytes the texts of an instance take, those of its key apart.
+#[must_use]
+pub fn bytes_of(instance: &Instance) -> usize {
+    let metadata = instance.metadata().iter();
+    let metadata = metadata.map(|(key, value)| key.as_str().len() + value.len());
+    let ports = instance.ports().keys().map(|name| name.as_str().len() + 2);
+    let zone = instance.zone().map_or(0, |zone| zone.as_str().len());
+    let note = instance.health().note().map_or(0, str::len);
+    metadata.sum::<usize>() + ports.sum::<usize>() + zone + note
+}
+
 impl From<Arc<Instance>> for Content {
     fn from(instance: Arc<Instance>) -> Self {
         Self {

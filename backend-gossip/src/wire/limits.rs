@@ -18,6 +18,10 @@ pub const COUNTER_MAX: u64 = 1 << 60;
 /// Most members remembered, dead ones included: ten times the largest cluster aimed at.
 pub const MEMBERS_MAX: usize = 100_000;
 
+/// Most bytes remembered of what members say beside who they are, their keyrings and the fields of newer
+/// versions, of all together: 160 of each of [`MEMBERS_MAX`], where a keyring of two keys takes 12.
+pub const MEMBERS_SAID_BYTES_MAX: usize = 160 * MEMBERS_MAX;
+
 /// Most registrations of one handle: an application has a handful, a bridge some thousand.
 pub const REGISTRATIONS_MAX: usize = 16_384;
 
@@ -27,6 +31,21 @@ pub const RECORDS_PER_OWNER_MAX: usize = 2 * REGISTRATIONS_MAX;
 /// Most records that wait for their owner to become known; they overtake it by milliseconds.
 pub const ORPHANS_MAX: usize = 1_024;
 
+/// What a record takes in memory beside its texts, about: maps, indexes, views.
+pub const RECORD_OVERHEAD_BYTES: usize = 512;
+
+/// Most bytes of the records of one owner: two kilobytes for each registration of a bridge that has as many
+/// as it may, or a thousand instances at all limits.
+pub const RECORD_BYTES_PER_OWNER_MAX: usize = 64 << 20;
+
+/// Most bytes of all records. From half of it on owners that were never heard, which may have been
+/// invented, get no more.
+pub const RECORD_BYTES_MAX: usize = 512 << 20;
+
+/// Longest record that waits for its owner, in bytes: what fits a datagram, since only datagrams
+/// overtake each other.
+pub const ORPHAN_BYTES_MAX: usize = 2_048;
+
 /// Most broadcasts queued. What is pushed out by a storm is repaired by sync.
 pub const BROADCASTS_MAX: usize = 4_096;
 
@@ -35,6 +54,13 @@ pub const CHECKS_MAX: usize = 256;
 
 /// Most accusers kept and sent of one suspicion: more than any suspicion waits for.
 pub const ACCUSERS_MAX: usize = 8;
+
+/// Most bytes one frame is answered with: what may wait on one link. The rest comes with the next sync,
+/// which is about what is missing still.
+pub const ANSWER_BYTES_MAX: usize = 16 * LINK_FRAME_BYTES_MAX;
+
+/// Most members a sync answers about that its frame spoke of: twice as many as a batch has.
+pub const TOLD_MAX: usize = 4_096;
 
 /// Most ranges, entries or positions read from one sync message: what a frame can hold anyway.
 pub const SYNC_ENTRIES_MAX: usize = LINK_FRAME_BYTES_MAX / 8;
@@ -111,4 +137,6 @@ pub const QUERIES_HEARD_MAX: usize = 1_024;
 pub const QUERY_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(300);
 
 /// Bytes of answers to queries that are kept to be given again, in case they got lost.
-pub const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub const ANSWERS_KEPT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Most answers to one datagram. Members ask one thing at a time, and a leaving one two.
+pub const ANSWERS_PER_DATAGRAM_MAX: usize = 2;

@@ -11,6 +11,7 @@ use tidings_api::{InstanceId, InstanceKey, ServiceName};
 
 use super::codec::{Decoded, Malformed, Reader, put_address, put_bytes, put_varint};
 use super::content::Content;
+use super::features::Features;
 use super::limits::{ACCUSERS_MAX, MEMBER_NAME_BYTES_MAX, SYNC_ENTRIES_MAX, UNKNOWN_BYTES_MAX};
 use super::observe::{self, Observing};
 use super::queries::{Answer, Query};
@@ -102,8 +103,27 @@ pub struct Alive {
     pub seal: Box<[u8]>,
     /// Version of its newest record when it last raised its incarnation; left out where that is 0.
     pub newest: u64,
+    /// What it understands; left out where that is nothing beyond version 1.
+    pub features: Features,
     /// Fields of newer versions.
     pub unknown: Box<[u8]>,
+}
+
+impl Alive {
+    /// How many bytes it says beside who and where it is.
+    #[must_use]
+    pub fn said_bytes(&self) -> usize {
+        self.seal.len() + self.unknown.len()
+    }
+}
+
+impl Record {
+    /// How many bytes its texts take: about as many as it needs in memory.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let key = self.key.service().as_str().len() + self.key.id().as_str().len();
+        key + self.content.as_ref().map_or(0, Content::bytes)
+    }
 }
 
 /// What is said about a member by others, or by itself when it leaves.
@@ -377,11 +397,18 @@ impl Alive {
         put_varint(out, self.incarnation);
         put_address(out, self.address);
         put_varint(out, self.floor);
-        if !self.seal.is_empty() || self.newest > 0 || !self.unknown.is_empty() {
+        // A field that is written needs those before it; what has nothing to say is left out at the end.
+        let unknown = !self.unknown.is_empty();
+        let features = unknown || self.features != Features::NONE;
+        let newest = features || self.newest > 0;
+        if newest || !self.seal.is_empty() {
             put_bytes(out, &self.seal);
         }
-        if self.newest > 0 || !self.unknown.is_empty() {
+        if newest {
             put_varint(out, self.newest);
+        }
+        if features {
+            put_varint(out, self.features.bits());
         }
         out.extend_from_slice(&self.unknown);
     }
@@ -390,6 +417,10 @@ impl Alive {
         let name = body.text()?;
         if name.is_empty() || name.len() > MEMBER_NAME_BYTES_MAX {
             return Err(Malformed("member name length"));
+        }
+        // Names stand in logs and terminals: no line breaks, no escape sequences.
+        if !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(Malformed("member name characters"));
         }
         Ok(Self {
             name: name.into(),
@@ -402,6 +433,10 @@ impl Alive {
                 false => kept(body.bytes()?)?,
             },
             newest: if body.is_empty() { 0 } else { body.varint()? },
+            features: match body.is_empty() {
+                true => Features::NONE,
+                false => Features::from_bits(body.varint()?),
+            },
             unknown: kept(body.rest())?,
         })
     }

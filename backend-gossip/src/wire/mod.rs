@@ -15,6 +15,7 @@
 
 pub mod codec;
 pub mod content;
+pub mod features;
 pub mod limits;
 pub mod message;
 pub mod observe;
@@ -22,6 +23,7 @@ pub mod queries;
 pub mod user_events;
 
 pub use codec::{Decoded, Malformed, Reader};
+pub use features::Features;
 pub use message::Message;
 
 /// First byte of a frame.

@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
 
 mod app;
+mod builds;
 mod checkers;
 mod counters;
 mod faults;

@@ -25,6 +25,8 @@ pub(crate) struct Plan {
     /// When all faults end.
     pub(crate) calm_at: Duration,
     pub(crate) steps: Vec<Step>,
+    /// Whether processes are of several builds.
+    pub(crate) mixed: bool,
 }
 
 /// One thing to do at one moment.
@@ -128,6 +130,7 @@ impl Plan {
             config: config(&mut rng),
             calm_at: seconds(&mut rng, 20..70),
             steps: Vec::new(),
+            mixed: false,
         };
         plan.draw_starts(&mut rng);
         plan.draw_applications(&mut rng);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tidings_api::{Instance, InstanceKey, ServiceName};
 use tidings_gossip::engine::{Engine, Identity, LinkFailure, LinkId};
 
+use crate::builds::Build;
 use crate::history::ProcessId;
 use crate::net::HostId;
 
@@ -98,6 +99,7 @@ pub(crate) struct Process {
     pub(crate) id: ProcessId,
     pub(crate) slot: usize,
     pub(crate) host: HostId,
+    pub(crate) build: Build,
     pub(crate) cluster: Arc<str>,
     pub(crate) identity: Identity,
     pub(crate) engine: Engine,
@@ -129,6 +131,7 @@ pub(crate) struct Process {
 impl Process {
     pub(crate) fn new(
         (id, slot, host): (ProcessId, usize, HostId),
+        build: Build,
         cluster: Arc<str>,
         engine: Engine,
         clock: Clock,
@@ -137,6 +140,7 @@ impl Process {
             id,
             slot,
             host,
+            build,
             cluster,
             identity: engine.identity().clone(),
             clock,

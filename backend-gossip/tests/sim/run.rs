@@ -7,6 +7,7 @@ use fastrand::Rng;
 use tidings_gossip::engine::EngineConfig;
 
 use crate::app::key;
+use crate::builds::{BuildCounters, Builds, no_endless_sync};
 use crate::checkers::{Limits, Outcome, Violation};
 use crate::counters::Counters;
 use crate::faults::Place;
@@ -52,6 +53,7 @@ pub(crate) struct Report {
     pub(crate) digest: u64,
     pub(crate) counters: Counters,
     pub(crate) times: Times,
+    pub(crate) builds: BuildCounters,
 }
 
 /// How long things took, by what they are.
@@ -71,10 +73,14 @@ pub(crate) fn run(plan: &Plan) -> Outcome<Report> {
         world.add_slot(&format!("m{slot}"), CLUSTER);
     }
     world.seeds = (0..SEEDS.min(plan.members)).collect();
+    world.builds = Builds::new(plan.mixed);
 
     chaos(&mut world, plan)?;
     let mut times = Times::new();
     let agreed = calm(&mut world, plan, &limits)?;
+    if plan.mixed {
+        builds_agree(&mut world)?;
+    }
     times.insert("calm until agreed", agreed);
     epilogue(&mut world, plan, &limits, &mut times)?;
 
@@ -85,6 +91,7 @@ pub(crate) fn run(plan: &Plan) -> Outcome<Report> {
         digest,
         counters,
         times,
+        builds: world.builds.counters,
     })
 }
 
@@ -111,6 +118,24 @@ fn calm(world: &mut World, plan: &Plan, limits: &Limits) -> Outcome<Duration> {
     world.run_for(Duration::from_secs(40))?;
     world.run_until_agreed(limits.visible)?;
     Ok(agreed)
+}
+
+/// Everybody knows what everybody understands, and has nothing to sync over it.
+fn builds_agree(world: &mut World) -> Outcome {
+    let syncs = |world: &World| {
+        let states = world.snapshot().processes;
+        states.iter().map(|state| state.stats.syncs).sum::<u64>()
+    };
+    let before = syncs(world);
+    world.run_for(Duration::from_secs(60))?;
+    if let Err(seen) = world.builds.agree(&world.snapshot()) {
+        return Err(Violation {
+            checker: "features-known",
+            at: world.now,
+            seen,
+        });
+    }
+    no_endless_sync(syncs(world) - before, world.now)
 }
 
 /// One thing at a time, each of which has to reach everybody within its bound.

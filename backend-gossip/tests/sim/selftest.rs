@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidings_api::{Generation, Instance, ServiceName};
+use tidings_gossip::Features;
 use tidings_gossip::engine::{
     EngineConfig, Heard, Identity, MemberInfo, MemberState, Stats, UserEvent,
 };
@@ -104,6 +105,7 @@ const BROKEN: [(&str, Told); 27] = [
                 state: state_of_b,
                 incarnation,
                 round_trip: None,
+                features: Features::NONE,
             });
             state
         };
@@ -326,6 +328,7 @@ fn every_rule_of_agreement_can_be_broken() {
         state: MemberState::Alive,
         incarnation: 0,
         round_trip: None,
+        features: Features::NONE,
     };
     let (mut a, mut b) = (state(0, "a"), state(1, "b"));
     a.asked.push(asked.clone());

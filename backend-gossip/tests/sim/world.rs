@@ -12,6 +12,7 @@ use fastrand::Rng;
 use tidings_api::{Generation, Instance, InstanceKey, Selector};
 use tidings_gossip::engine::{self, Engine, EngineConfig, Identity, MemberState, Route, Transmit};
 
+use crate::builds::Builds;
 use crate::checkers::agreement::disagreement;
 use crate::checkers::{Checkers, Limits, Outcome, Violation};
 use crate::counters::Counters;
@@ -84,6 +85,7 @@ pub(crate) struct World {
     pub(crate) turn: u64,
     /// What was sent last by anybody.
     pub(crate) last_frame: Arc<[u8]>,
+    pub(crate) builds: Builds,
     base: Instant,
     links: Links,
     queue: BTreeMap<(Duration, u64), Event>,
@@ -108,6 +110,7 @@ impl World {
             weathers: 0,
             turn: 0,
             last_frame: Arc::default(),
+            builds: Builds::default(),
             base: Instant::now(),
             links: Links::default(),
             queue: BTreeMap::new(),
@@ -163,10 +166,12 @@ impl World {
         let (host, cluster) = (place.host, place.cluster.clone());
         let ahead = Duration::from_micros(self.rng.u64(0..10_000_000));
         let clock = Clock::new(self.base, ahead, self.rng.u32(0..300));
-        let config = EngineConfig {
+        let build = self.builds.next();
+        self.builds.note(&identity, build);
+        let config = build.configure(EngineConfig {
             cluster: cluster.to_string(),
             ..self.config.clone()
-        };
+        });
         let engine = Engine::new(
             clock.at(self.now),
             identity.clone(),
@@ -177,7 +182,7 @@ impl World {
         self.links.start(id);
         self.trace
             .step(self.now, &format!("{id} starts as {identity:?}"));
-        let process = Process::new((id, slot, host), cluster.clone(), engine, clock);
+        let process = Process::new((id, slot, host), build, cluster.clone(), engine, clock);
         self.processes.insert(id, process);
         self.see(&Seen::Started {
             process: id,
@@ -488,10 +493,14 @@ impl World {
         };
         self.trace
             .note(self.now, id, (kind, bytes), &input.source());
-        let engine = &mut process.engine;
+        let (engine, build) = (&mut process.engine, process.build);
         match input {
-            Input::Datagram(from, bytes) => engine.handle_datagram(now, from, &bytes),
-            Input::Link(link, bytes) => engine.handle_link(now, link, &bytes),
+            Input::Datagram(from, bytes) => {
+                engine.handle_datagram(now, from, &self.builds.heard(build, &bytes));
+            }
+            Input::Link(link, bytes) => {
+                engine.handle_link(now, link, &self.builds.heard(build, &bytes));
+            }
             Input::LinkFailure(to, failure) => engine.handle_link_failure(now, to, failure),
             Input::Seeds(seeds) => engine.handle_seeds(now, &seeds),
             Input::LinkClosed(target) => {
@@ -516,6 +525,7 @@ impl World {
         {
             process.identity = process.engine.identity().clone();
             let identity = process.identity.clone();
+            self.builds.note(&identity, process.build);
             self.see(&Seen::Renamed {
                 process: id,
                 identity: &identity,
@@ -532,7 +542,13 @@ impl World {
                 return;
             };
             let host = process.host;
+            let frame = self
+                .builds
+                .sent(process.build, &process.identity, frame.into());
             self.trace.note(self.now, id, ("send", &frame), &route);
+            if let Some(lost) = self.builds.lost(&frame) {
+                self.fail("unknown-fields-kept", lost);
+            }
             let carrier = match route {
                 Route::Datagram(_) => Carrier::Datagram,
                 Route::Link(_) | Route::Reply(_) => Carrier::Link,
@@ -542,7 +558,6 @@ impl World {
                 carrier,
                 bytes: frame.len(),
             });
-            let frame: Arc<[u8]> = frame.into();
             self.last_frame = frame.clone();
             match route {
                 Route::Datagram(to) => self.send_datagram(host, to, &frame),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tidings_api::{Generation, Health, Instance, ServiceName};
+use tidings_gossip::Features;
 use tidings_gossip::wire::Message;
 use tidings_gossip::wire::content::Content;
 use tidings_gossip::wire::message::{Accuse, Alive, RangeDigest, Record, Stamp, Verdict};
@@ -61,21 +62,33 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
 
 fn alive() -> impl Strategy<Value = Alive> {
     let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
+    let features = any::<u64>().prop_map(Features::from_bits);
     let bytes = || vec(any::<u8>(), 0..30);
     let name = "[a-z0-9:._-]{1,128}";
-    (name, numbers, any::<SocketAddr>(), bytes(), bytes()).prop_map(
-        |(name, (generation, incarnation, floor, newest), address, seal, unknown)| Alive {
-            name: name.into(),
-            generation,
-            incarnation,
-            // Flow and scope of an IPv6 address mean nothing to others.
-            address: SocketAddr::new(address.ip(), address.port()),
-            floor,
-            newest,
-            seal: seal.into(),
-            unknown: unknown.into(),
-        },
+    (
+        name,
+        numbers,
+        any::<SocketAddr>(),
+        bytes(),
+        features,
+        bytes(),
     )
+        .prop_map(
+            |(name, (generation, incarnation, floor, newest), address, seal, features, unknown)| {
+                Alive {
+                    name: name.into(),
+                    generation,
+                    incarnation,
+                    // Flow and scope of an IPv6 address mean nothing to others.
+                    address: SocketAddr::new(address.ip(), address.port()),
+                    floor,
+                    newest,
+                    seal: seal.into(),
+                    features,
+                    unknown: unknown.into(),
+                }
+            },
+        )
 }
 
 fn user_event() -> impl Strategy<Value = UserEvent> {

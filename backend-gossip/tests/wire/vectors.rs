@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use tidings_api::{Generation, Health, Instance, ServiceName};
+use tidings_gossip::Features;
 use tidings_gossip::wire::content::Content;
 use tidings_gossip::wire::message::{Accuse, Alive, RangeDigest, Record, Stamp, Verdict};
 use tidings_gossip::wire::queries::{Answer, Query, Word};
@@ -82,6 +83,7 @@ fn messages() -> Vec<(&'static str, Message)> {
                 // Once bytes of a newer version, now known.
                 seal: [2].into(),
                 newest: 0,
+                features: Features::NONE,
                 unknown: [].into(),
             }),
         ),
@@ -95,6 +97,7 @@ fn messages() -> Vec<(&'static str, Message)> {
                 floor: 0,
                 newest: 0,
                 seal: [].into(),
+                features: Features::NONE,
                 unknown: [].into(),
             }),
         ),
