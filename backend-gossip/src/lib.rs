@@ -62,7 +62,8 @@ use key_file::KeyFile;
 mod keyring;
 pub use keyring::{Gate, KeyReport, Keyring, MemberKeys};
 
-mod link;
+#[doc(hidden)]
+pub mod link;
 pub use link::LinkStats;
 
 mod members;

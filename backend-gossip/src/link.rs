@@ -8,6 +8,7 @@
 
 mod carrier;
 mod greeting;
+pub mod single;
 #[cfg(test)]
 mod tests;
 

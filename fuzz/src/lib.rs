@@ -7,6 +7,7 @@
 
 mod engine;
 mod frame;
+mod link;
 pub mod mutation;
 mod script;
 mod sealed;
@@ -40,6 +41,11 @@ pub const TARGETS: &[Target] = &[
         name: "sealed",
         run: sealed::run,
         seeds: sealed::seeds,
+    },
+    Target {
+        name: "link",
+        run: link::run,
+        seeds: link::seeds,
     },
     Target {
         name: "engine",

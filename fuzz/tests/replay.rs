@@ -91,6 +91,11 @@ fn sealed() {
 }
 
 #[test]
+fn link() {
+    replay("link");
+}
+
+#[test]
 fn engine() {
     replay("engine");
 }
@@ -98,7 +103,7 @@ fn engine() {
 #[test]
 fn each_target_has_a_test_and_seeds() {
     let names: Vec<_> = TARGETS.iter().map(|target| target.name).collect();
-    assert_eq!(names, ["frame", "sync", "sealed", "engine"]);
+    assert_eq!(names, ["frame", "sync", "sealed", "link", "engine"]);
     for target in TARGETS {
         assert!((target.seeds)().len() >= 10, "{}", target.name);
     }

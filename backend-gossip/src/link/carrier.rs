@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::time::timeout;
@@ -33,9 +32,6 @@ const UNCONFIRMED_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_BUFFER_BYTES: usize = 64;
 /// What stands before each frame: its length.
 const LENGTH_BYTES: usize = 4;
-
-/// The end of a link that is read.
-pub(super) type Reading<'a> = BufReader<ReadHalf<'a>>;
 
 /// How the task of a link ended.
 #[derive(Debug)]
@@ -95,7 +91,17 @@ impl Carrier {
     }
 
     async fn exchange(&mut self, mut stream: TcpStream, side: Side) -> End {
-        let (reader, mut writer) = stream.split();
+        let (reader, writer) = stream.split();
+        self.carry(reader, writer, side).await
+    }
+
+    /// Carries frames both ways over any connection.
+    pub(super) async fn carry(
+        &mut self,
+        reader: impl AsyncRead + Unpin,
+        mut writer: impl AsyncWrite + Unpin,
+        side: Side,
+    ) -> End {
         let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
         let greeted = tokio::select! {
             greeted = greet(&self.keys, side, &mut reader, &mut writer) => greeted,
@@ -238,7 +244,7 @@ fn configure(stream: &TcpStream) -> io::Result<()> {
 }
 
 async fn read_frames(
-    mut reader: Reading<'_>,
+    mut reader: BufReader<impl AsyncRead + Unpin>,
     id: LinkId,
     frames: &Sender<Frame>,
     mut open: Option<LinkOpener>,
@@ -268,7 +274,10 @@ async fn read_frames(
 }
 
 /// The next frame, or `None` where its length is not one.
-async fn read_frame(reader: &mut Reading<'_>, longest: usize) -> io::Result<Option<Vec<u8>>> {
+async fn read_frame(
+    reader: &mut BufReader<impl AsyncRead + Unpin>,
+    longest: usize,
+) -> io::Result<Option<Vec<u8>>> {
     let len = reader.read_u32().await?;
     if len as usize > longest {
         return Ok(None);
@@ -283,7 +292,7 @@ async fn read_frame(reader: &mut Reading<'_>, longest: usize) -> io::Result<Opti
 }
 
 async fn write_frames(
-    mut writer: WriteHalf<'_>,
+    mut writer: impl AsyncWrite + Unpin,
     outbox: &mut Outbox,
     mut seal: Option<LinkSealer>,
     keys: &LinkKeys,
