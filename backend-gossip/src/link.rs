@@ -23,11 +23,12 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
-use tracing::{debug, error, trace, warn};
+use tracing::{Instrument, debug, error, trace, warn};
 
 use self::carrier::{Carrier, End, Outbox};
 use crate::engine::{LinkFailure, LinkId};
-use crate::seal::{Counters, Ring};
+use crate::seal::{Counters, Ring, Side};
+use crate::spans;
 use crate::wire::limits::LINK_FRAME_BYTES_MAX;
 
 /// Links opened by this member at once; above it the one unused longest makes room.
@@ -61,6 +62,8 @@ const SHORT_LIVED: Duration = Duration::from_secs(1);
 pub struct LinkStats {
     /// Links that are open now, either way.
     pub open: usize,
+    /// Bytes that wait to be written now, on all of them.
+    pub queued: usize,
     /// Links this member opened.
     pub opened: u64,
     /// Links others opened.
@@ -142,8 +145,12 @@ impl Links {
     }
 
     pub(crate) fn stats(&self) -> LinkStats {
-        let open = self.open.len();
-        LinkStats { open, ..self.stats }
+        let waiting = self.open.values().map(|link| &link.waiting);
+        LinkStats {
+            open: self.open.len(),
+            queued: waiting.map(|bytes| bytes.load(Ordering::Relaxed)).sum(),
+            ..self.stats
+        }
     }
 
     /// Sends over the link to `to`: the open one, or a new one.
@@ -182,14 +189,15 @@ impl Links {
             return;
         }
         self.stats.accepted += 1;
+        let peer = stream.peer_addr().ok();
         if self.cut_off {
             // Held and never read, as behind a broken network.
-            self.start(now, None, async move |_carrier| {
+            self.start(now, None, peer, async move |_carrier| {
                 let _held = stream;
                 std::future::pending().await
             });
         } else {
-            self.start(now, None, move |carrier| carrier.serve(stream));
+            self.start(now, None, peer, move |carrier| carrier.serve(stream));
         }
     }
 
@@ -258,12 +266,12 @@ impl Links {
         }
         self.stats.opened += 1;
         let id = if self.cut_off {
-            self.start(now, Some(to), async move |carrier| {
+            self.start(now, Some(to), Some(to), async move |carrier| {
                 tokio::time::sleep(carrier::CONNECT_TIMEOUT).await;
                 (carrier, End::Failed(LinkFailure::Unreachable))
             })
         } else {
-            self.start(now, Some(to), move |carrier| carrier.open(to))
+            self.start(now, Some(to), Some(to), move |carrier| carrier.open(to))
         };
         self.outgoing.insert(to, id);
         id
@@ -273,6 +281,7 @@ impl Links {
         &mut self,
         now: Instant,
         to: Option<SocketAddr>,
+        peer: Option<SocketAddr>,
         run: impl FnOnce(Carrier) -> F,
     ) -> LinkId
     where
@@ -284,6 +293,8 @@ impl Links {
         let outbox = Outbox::new(frames);
         let waiting = outbox.waiting();
         let carrier = Carrier::new(id, outbox, self.frames.0.clone(), self.keys.clone());
+        let side = to.map_or(Side::Acceptor, |_| Side::Opener);
+        let span = spans::link(id, side, peer);
         let link = Link {
             to,
             queue,
@@ -291,7 +302,7 @@ impl Links {
             opened: now,
             used: now,
             lost_young: false,
-            task: self.tasks.spawn(run(carrier)),
+            task: self.tasks.spawn(run(carrier).instrument(span)),
         };
         self.open.insert(id, link);
         id
@@ -349,7 +360,8 @@ impl Links {
         if matches!(end, End::Lost) && link.may_try_again(Instant::now()) {
             // Opening it again tells why it ended: the process is gone, which the others want to
             // know at once; or it restarted, and takes what waits.
-            link.task = self.tasks.spawn(carrier.open(to));
+            let span = spans::link(id, Side::Opener, Some(to));
+            link.task = self.tasks.spawn(carrier.open(to).instrument(span));
             return None;
         }
         let unreachable = LinkEvent::Failed(to, LinkFailure::Unreachable);

@@ -174,6 +174,7 @@ const MEMBERS: &str = "tidings_gossip_members";
 const RECORDS: &str = "tidings_gossip_records";
 const QUEUED_BROADCASTS: &str = "tidings_gossip_queued_broadcasts";
 const QUEUED_DATAGRAMS: &str = "tidings_gossip_queued_datagrams";
+const QUEUED_LINK_BYTES: &str = "tidings_gossip_queued_link_bytes";
 const OPEN_LINKS: &str = "tidings_gossip_open_links";
 const ROUND_TRIP: &str = "tidings_gossip_round_trip_seconds";
 
@@ -215,6 +216,7 @@ impl Metrics {
         gauge!(RECORDS, labels.clone()).set(engine.records() as f64);
         gauge!(QUEUED_BROADCASTS, labels.clone()).set(stats.engine.broadcasts as f64);
         gauge!(QUEUED_DATAGRAMS, labels.clone()).set(waiting as f64);
+        gauge!(QUEUED_LINK_BYTES, labels.clone()).set(stats.links.queued as f64);
         gauge!(OPEN_LINKS, labels.clone()).set(stats.links.open as f64);
         let round_trips = histogram!(ROUND_TRIP, labels);
         while let Some(round_trip) = engine.poll_round_trip() {
@@ -239,6 +241,11 @@ fn describe() {
         describe_gauge!(MEMBERS, Unit::Count, "members known, by state");
         describe_gauge!(RECORDS, Unit::Count, "records known, tombstones included");
         describe_gauge!(QUEUED_BROADCASTS, Unit::Count, "changes queued for gossip");
+        describe_gauge!(
+            QUEUED_LINK_BYTES,
+            Unit::Bytes,
+            "bytes that wait to be written on links"
+        );
         describe_gauge!(OPEN_LINKS, Unit::Count, "links open, either way");
         describe_gauge!(
             QUEUED_DATAGRAMS,

@@ -10,6 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWrite
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::time::timeout;
+use tracing::trace;
 
 use super::greeting::{Sealed, greet};
 use super::{Frame, LinkKeys};
@@ -114,6 +115,7 @@ impl Carrier {
             Err(end) => return end,
         };
         let unsealed = seal.is_none();
+        trace!(sealed = !unsealed, "link carries frames");
         tokio::select! {
             // Reading first: what is written after the peer's end is known would be lost.
             biased;

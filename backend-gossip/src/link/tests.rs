@@ -171,7 +171,10 @@ async fn a_slow_peer_costs_a_bounded_queue() {
     }
     let waiting = links.open.values().next().unwrap().waiting.clone();
     assert!(waiting.load(Ordering::Relaxed) <= BYTES_WAITING_MAX + 4 * FRAMES_WAITING_MAX);
-    assert!(links.stats().dropped >= 50, "{:?}", links.stats());
+    let stats = links.stats();
+    assert!(stats.dropped >= 50, "{stats:?}");
+    assert_eq!(stats.queued, waiting.load(Ordering::Relaxed));
+    assert!(stats.queued > LINK_FRAME_BYTES_MAX, "{stats:?}");
 }
 
 #[tokio::test]
