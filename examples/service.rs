@@ -9,13 +9,22 @@
 //! ```
 //!
 //! Then end one with Ctrl-C, or kill one with `kill -9`, and watch the others.
+//!
+//! On another backend nothing changes but the configuration, here a URL; with the features of several
+//! backends one binary runs on each of them:
+//!
+//! ```text
+//! cargo run --example service --features etcd,zk,consul -- --name web-1 --url etcd://127.0.0.1:2379/prod
+//! cargo run --example service --features etcd,zk,consul -- --name web-1 --url zk://127.0.0.1:2181/services
+//! cargo run --example service --features etcd,zk,consul -- --name web-1 --url consul://127.0.0.1:8500
+//! ```
 
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use clap::Parser;
 use tidings::gossip::GossipConfig;
-use tidings::{Change, DiscoveryExt, Instance, View};
+use tidings::{Change, Config, DiscoveryExt, Instance, View};
 use tokio::net::TcpListener;
 
 /// Registers a service and prints what it sees until Ctrl-C
@@ -33,27 +42,22 @@ struct Args {
     /// Members to join, `host` or `host:port`
     #[arg(long, value_delimiter = ',')]
     join: Vec<String>,
+    /// Any backend that is compiled in, instead of gossip at --bind: such as etcd://127.0.0.1:2379/prod
+    #[arg(long, conflicts_with_all = ["bind", "join"])]
+    url: Option<String>,
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let Args {
-        service,
-        name,
-        bind,
-        join,
-    } = Args::parse();
+    let args = Args::parse();
     let start = Instant::now();
 
-    let mut config = GossipConfig::default();
-    config.bind = bind;
-    config.join = join;
-    config.name = Some(name.clone());
-    let discovery = tidings::connect(config).await?;
+    let discovery = tidings::connect(args.config()?).await?;
 
     // What the service is for; here it only holds the port that it registers.
-    let listener = TcpListener::bind((bind.ip(), 0)).await?;
-    let instance = Instance::new(service, listener.local_addr()?.to_string())?.with_id(name)?;
+    let listener = TcpListener::bind((args.bind.ip(), 0)).await?;
+    let address = listener.local_addr()?.to_string();
+    let instance = Instance::new(args.service, address)?.with_id(args.name)?;
     let key = discovery.register(instance).await?;
     print(start, '*', &format!("registered {key}, Ctrl-C to leave"));
 
@@ -75,6 +79,20 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     discovery.close().await?;
     print(start, '*', "left");
     Ok(())
+}
+
+impl Args {
+    /// The one place that knows which backend it is.
+    fn config(&self) -> tidings::Result<Config> {
+        if let Some(url) = &self.url {
+            return url.as_str().try_into();
+        }
+        let mut config = GossipConfig::default();
+        config.bind = self.bind;
+        config.join = self.join.clone();
+        config.name = Some(self.name.clone());
+        config.try_into()
+    }
 }
 
 fn print_difference(start: Instant, last: &View, view: &View) {

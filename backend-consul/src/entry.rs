@@ -19,8 +19,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tidings_api::{
-    Address, Generation, Health, HealthState, Host, Instance, InstanceId, InstanceKey, MetadataKey,
-    PortName, Result, ServiceName, Zone,
+    Address, Entries, Generation, Health, HealthState, Host, Instance, InstanceId, InstanceKey,
+    MetadataKey, PortName, Result, ServiceName, Zone,
 };
 
 use crate::ConsulConfig;
@@ -354,7 +354,7 @@ fn is_reserved(tagged_address: &str) -> bool {
 
 /// Parts a map into what is native, with the keys as text, and the rest.
 fn split<K: Ord + Clone + AsRef<str>, V: Clone>(
-    map: &BTreeMap<K, V>,
+    map: &Entries<K, V>,
     native: impl Fn(&K) -> bool,
 ) -> (BTreeMap<String, V>, BTreeMap<K, V>) {
     let (mut natives, mut rest) = (BTreeMap::new(), BTreeMap::new());

@@ -488,6 +488,7 @@ impl Driver {
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP_INTERVAL;
             self.links.tend(now);
+            self.net.give_back_room();
             self.state.tend(now, &self.engine);
             self.watches.sweep();
             let waiting = self.net.waiting();

@@ -8,6 +8,7 @@
 
 mod carrier;
 mod greeting;
+mod queue;
 pub mod single;
 #[cfg(test)]
 mod tests;
@@ -15,7 +16,6 @@ mod tests;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
@@ -26,6 +26,7 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tracing::{Instrument, debug, error, trace, warn};
 
 use self::carrier::{Carrier, End, Outbox};
+use self::queue::{Inlet, queue};
 use crate::engine::{LinkFailure, LinkId};
 use crate::seal::{Counters, Ring, Side};
 use crate::spans;
@@ -145,10 +146,9 @@ impl Links {
     }
 
     pub(crate) fn stats(&self) -> LinkStats {
-        let waiting = self.open.values().map(|link| &link.waiting);
         LinkStats {
             open: self.open.len(),
-            queued: waiting.map(|bytes| bytes.load(Ordering::Relaxed)).sum(),
+            queued: self.open.values().map(|link| link.queue.bytes()).sum(),
             ..self.stats
         }
     }
@@ -289,16 +289,18 @@ impl Links {
     {
         self.last.0 += 1;
         let id = self.last;
-        let (queue, frames) = mpsc::channel(FRAMES_WAITING_MAX);
-        let outbox = Outbox::new(frames);
-        let waiting = outbox.waiting();
-        let carrier = Carrier::new(id, outbox, self.frames.0.clone(), self.keys.clone());
+        let (inlet, outlet) = queue();
+        let carrier = Carrier::new(
+            id,
+            Outbox::new(outlet),
+            self.frames.0.clone(),
+            self.keys.clone(),
+        );
         let side = to.map_or(Side::Acceptor, |_| Side::Opener);
         let span = spans::link(id, side, peer);
         let link = Link {
             to,
-            queue,
-            waiting,
+            queue: inlet,
             opened: now,
             used: now,
             lost_young: false,
@@ -420,9 +422,7 @@ impl Links {
 struct Link {
     /// Where to, if this member opened it.
     to: Option<SocketAddr>,
-    queue: Sender<Vec<u8>>,
-    /// Bytes in the queue and not written yet; the task counts down.
-    waiting: Arc<AtomicUsize>,
+    queue: Inlet,
     opened: Instant,
     used: Instant,
     /// Whether the last connection of this link was lost soon after it was opened.
@@ -433,20 +433,10 @@ struct Link {
 impl Link {
     fn send(&mut self, now: Instant, frame: &[u8]) -> Result<(), TrySendError<()>> {
         self.used = now;
-        let room = BYTES_WAITING_MAX.saturating_sub(self.waiting.load(Ordering::Relaxed));
-        if frame.len() > room.min(LINK_FRAME_BYTES_MAX) {
+        if frame.len() > LINK_FRAME_BYTES_MAX {
             return Err(TrySendError::Full(()));
         }
-        let framed = carrier::framed(frame);
-        let len = framed.len();
-        self.waiting.fetch_add(len, Ordering::Relaxed);
-        self.queue.try_send(framed).map_err(|error| {
-            self.waiting.fetch_sub(len, Ordering::Relaxed);
-            match error {
-                TrySendError::Full(_) => TrySendError::Full(()),
-                TrySendError::Closed(_) => TrySendError::Closed(()),
-            }
-        })
+        self.queue.try_send(carrier::framed(frame))
     }
 
     /// Whether a link that was lost may be opened once more.

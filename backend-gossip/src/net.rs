@@ -28,8 +28,11 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 /// Datagrams that wait for the socket to take them; what comes on top is dropped, as any datagram
 /// may be.
 const UNSENT_MAX: usize = 512;
-/// The largest datagram there is, so that none is cut.
-const DATAGRAM_BYTES_MAX: usize = 65_535;
+/// Datagrams that the queue keeps room for while fewer wait.
+const UNSENT_ROOM: usize = 8;
+/// Bytes of a datagram that are read: half as much again as a member sends. What is larger is cut, and so
+/// refused; room for the largest there is, 64 KiB, would be more than all else that a member keeps.
+const DATAGRAM_BYTES_MAX: usize = 2_048;
 
 /// Counters of the UDP socket and the listener (all since start).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -192,6 +195,11 @@ impl Net {
                 return;
             }
         }
+    }
+
+    /// Gives back what the queue has grown to in a burst.
+    pub(crate) fn give_back_room(&mut self) {
+        self.unsent.shrink_to(UNSENT_ROOM);
     }
 
     /// Drops everything both ways, or no longer.

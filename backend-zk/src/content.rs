@@ -24,7 +24,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tidings_api::{
-    Address, Error, Generation, Health, Instance, InstanceKey, MetadataKey, Result, Zone,
+    Address, Entries, Error, Generation, Health, Instance, InstanceKey, MetadataKey, Result, Zone,
 };
 
 use crate::Payload;
@@ -345,7 +345,7 @@ fn unpack(packed: &str) -> Result<BTreeMap<String, String>> {
     Ok(metadata)
 }
 
-fn texts<K: ToString, V: Clone>(map: &BTreeMap<K, V>) -> BTreeMap<String, V> {
+fn texts<K: ToString, V: Clone>(map: &Entries<K, V>) -> BTreeMap<String, V> {
     let entries = map.iter();
     entries
         .map(|(key, value)| (key.to_string(), value.clone()))

@@ -1,6 +1,5 @@
 //! One running copy that offers a service.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,8 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Address, Error, Health, InstanceId, InstanceKey, MetadataKey, PortName, Result, ServiceName,
-    Zone,
+    Address, Entries, Error, Health, InstanceId, InstanceKey, MetadataKey, PortName, Result,
+    ServiceName, Zone,
 };
 
 /// Most metadata entries of an instance (Consul's limit, the lowest of the backends).
@@ -54,10 +53,10 @@ pub struct Instance {
     #[serde(flatten)]
     key: InstanceKey,
     address: Address,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    ports: BTreeMap<PortName, u16>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    metadata: BTreeMap<MetadataKey, String>,
+    #[serde(skip_serializing_if = "Entries::is_empty")]
+    ports: Entries<PortName, u16>,
+    #[serde(skip_serializing_if = "Entries::is_empty")]
+    metadata: Entries<MetadataKey, String>,
     weight: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
     zone: Option<Zone>,
@@ -84,8 +83,8 @@ impl Instance {
         Self {
             key,
             address,
-            ports: BTreeMap::new(),
-            metadata: BTreeMap::new(),
+            ports: Entries::default(),
+            metadata: Entries::default(),
             weight: 1,
             zone: None,
             health: Health::passing(),
@@ -135,7 +134,8 @@ impl Instance {
     /// or there are more than [`METADATA_ENTRIES_MAX`] entries, those with a
     /// [reserved](METADATA_RESERVED_PREFIX) key not counted.
     pub fn with_metadata(mut self, key: impl AsRef<str>, value: impl Into<String>) -> Result<Self> {
-        let (key, value) = (MetadataKey::new(key)?, value.into());
+        let (key, mut value) = (MetadataKey::new(key)?, value.into());
+        value.shrink_to_fit();
         if value.len() > METADATA_VALUE_BYTES_MAX {
             // The value itself stays out of the error: metadata may carry what nobody should log.
             return Err(Error::invalid_input(format!(
@@ -213,6 +213,19 @@ impl Instance {
         self
     }
 
+    /// Shares the text of those names that `sibling` has as well: of the service, the zone, the
+    /// metadata keys and the ports. For backends that keep many instances.
+    pub fn share_names_with(&mut self, sibling: &Self) {
+        if self.service() == sibling.service() {
+            self.key = InstanceKey::new(sibling.service().clone(), self.key.id().clone());
+        }
+        if self.zone == sibling.zone {
+            self.zone.clone_from(&sibling.zone);
+        }
+        self.ports.share_keys(&sibling.ports);
+        self.metadata.share_keys(&sibling.metadata);
+    }
+
     /// Whether this is a mirror: an entry that a bridge keeps here for an owner which is on another
     /// backend ([`METADATA_MIRROR_KEY`]). Every owner under its key is newer (REG-5).
     #[must_use]
@@ -269,13 +282,13 @@ impl Instance {
 
     /// All named ports, by name.
     #[must_use]
-    pub fn ports(&self) -> &BTreeMap<PortName, u16> {
+    pub fn ports(&self) -> &Entries<PortName, u16> {
         &self.ports
     }
 
     /// The metadata, by key.
     #[must_use]
-    pub fn metadata(&self) -> &BTreeMap<MetadataKey, String> {
+    pub fn metadata(&self) -> &Entries<MetadataKey, String> {
         &self.metadata
     }
 
@@ -429,9 +442,9 @@ struct Written {
     id: InstanceId,
     address: Address,
     #[serde(default)]
-    ports: BTreeMap<String, u16>,
+    ports: std::collections::BTreeMap<String, u16>,
     #[serde(default)]
-    metadata: BTreeMap<String, String>,
+    metadata: std::collections::BTreeMap<String, String>,
     #[serde(default)]
     weight: Option<u16>,
     #[serde(default)]
@@ -493,6 +506,36 @@ mod tests {
         assert_eq!(back, full);
         assert!(full.with_metadata("one-more", "v").is_err());
         assert!(instance().with_weight(0).is_err() && instance().with_port("m", 0).is_err());
+    }
+
+    #[test]
+    fn siblings_share_the_text_of_their_names() {
+        let web = |id: &str, zone: &str, key: &str| {
+            let web = instance().with_id(id).and_then(|web| web.with_zone(zone));
+            let web = web.and_then(|web| web.with_metadata(key, id));
+            web.and_then(|web| web.with_port("metrics", 9090)).unwrap()
+        };
+        let (a, b, c) = (web("a", "z", "k"), web("b", "z", "k"), web("c", "y", "l"));
+        for alone in [&b, &c] {
+            let mut shared = alone.clone();
+            shared.share_names_with(&a);
+            assert_eq!(shared, *alone);
+        }
+        let at = |name: &str| name.as_ptr();
+        let mut shared = b.clone();
+        shared.share_names_with(&a);
+        let names = |web: &Instance| {
+            let (key, port) = (web.metadata().keys().next(), web.ports().keys().next());
+            let texts = [web.service().as_str(), web.zone().unwrap().as_str()];
+            let more = [key.unwrap().as_str(), port.unwrap().as_str()];
+            [texts, more]
+                .concat()
+                .into_iter()
+                .map(at)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names(&shared), names(&a));
+        assert!(names(&a).iter().zip(names(&b)).all(|(a, b)| *a != b));
     }
 
     #[test]

@@ -20,6 +20,9 @@ pub use name::{InstanceId, InstanceKey, MetadataKey, NAME_BYTES_MAX, PortName, S
 mod address;
 pub use address::{Address, Host};
 
+mod entries;
+pub use entries::{Entries, EntriesIter};
+
 mod health;
 pub use health::{Health, HealthState, NOTE_BYTES_MAX};
 

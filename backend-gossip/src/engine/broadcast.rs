@@ -27,7 +27,7 @@ impl Broadcasts {
             self.places.remove(&most_sent);
         }
         self.added += 1;
-        self.order.insert((0, Reverse(self.added), key.clone()));
+        self.order.insert((0, Reverse(self.added), key));
         self.places.insert(key, (0, self.added));
     }
 
@@ -38,16 +38,15 @@ impl Broadcasts {
         };
         self.remove(key);
         if sent + times < limit {
-            self.order
-                .insert((sent + times, Reverse(added), key.clone()));
-            self.places.insert(key.clone(), (sent + times, added));
+            self.order.insert((sent + times, Reverse(added), *key));
+            self.places.insert(*key, (sent + times, added));
         }
     }
 
     /// Drops an item.
     pub(super) fn remove(&mut self, key: &ItemKey) {
         if let Some((sent, added)) = self.places.remove(key) {
-            self.order.remove(&(sent, Reverse(added), key.clone()));
+            self.order.remove(&(sent, Reverse(added), *key));
         }
     }
 
@@ -91,7 +90,7 @@ mod tests {
             queue.add(member(id));
         }
         queue.sent(&member(3), 1, 4);
-        let order: Vec<_> = queue.iter().cloned().collect();
+        let order: Vec<_> = queue.iter().copied().collect();
         assert_eq!(order, [member(2), member(1), member(3)]);
         queue.sent(&member(3), 3, 4);
         assert_eq!(queue.len(), 2, "dropped at its limit");

@@ -1,8 +1,10 @@
 //! Input that no member of this library sends.
 
+use tidings_api::InstanceId;
+
 use super::*;
 use crate::wire::limits::LINK_FRAME_BYTES_MAX;
-use crate::wire::message::{Accuse, RangeDigest, Stamp, Verdict};
+use crate::wire::message::{Accuse, RangeDigest, Verdict};
 
 const STRANGER: u64 = 77;
 
@@ -92,11 +94,11 @@ fn ranges_that_overlap_cost_no_more_than_one() {
 fn every_answer_fits_a_frame_however_large_the_difference() {
     let now = Instant::now();
     let mut engine = engine(now);
+    let service = ServiceName::new("web").unwrap();
     for at in 0..300_000 {
-        let position = at * (u64::MAX / 300_000);
-        engine
-            .items
-            .put(ItemKey::Member(position), Stamp(1, 1), false);
+        let id = InstanceId::new(format!("{at:06}")).unwrap();
+        let key = InstanceKey::new(service.clone(), id);
+        engine.store(now, engine.me, &key, 1, None);
     }
     let width = u64::MAX / 4_096;
     let ranges = (0..4_096).map(|at| RangeDigest {
@@ -203,4 +205,27 @@ fn the_highest_counters_are_answered_and_overflow_nothing() {
         assert!(seen.is_present(), "{generation} {incarnation}: {seen:?}");
         assert!(engine.registry.find(engine.me, &key).is_some());
     }
+}
+
+#[test]
+fn a_member_does_not_check_or_accuse_itself() {
+    let mut now = Instant::now();
+    let mut engine = engine(now);
+    let ask = Message::PingRequest {
+        sequence: 1,
+        target: engine.me,
+        refused: true,
+    };
+    engine.handle_datagram(now, stranger(), &frame(&[ask]));
+    for _ in 0..2 {
+        engine.handle_link_failure(now, engine.identity.address, LinkFailure::Refused);
+    }
+    assert!(engine.checks.is_empty(), "{:?}", engine.checks);
+    let end = now + Duration::from_secs(3);
+    while let Some(due) = engine.poll_timeout().filter(|due| *due <= end) {
+        now = due;
+        engine.handle_timeout(now);
+    }
+    assert_eq!(engine.members.me().state, MemberState::Alive);
+    assert_eq!((engine.stats.suspicions, engine.stats.deaths), (0, 0));
 }

@@ -27,6 +27,9 @@ const TOMBSTONES_MANY: usize = (RECORDS_PER_OWNER_MAX - REGISTRATIONS_MAX) / 2;
 /// former to be everywhere, if by sync.
 const SPREAD_TIME: Duration = Duration::from_secs(10);
 
+/// Entries a queue keeps room for while it holds fewer.
+const QUEUE_ROOM: usize = 8;
+
 impl Engine {
     /// Forgets what is long gone, and voids old tombstones.
     pub(super) fn keep_house(&mut self, now: Instant) {
@@ -35,6 +38,16 @@ impl Engine {
         self.forget_gone(now);
         self.drop_void(now);
         self.prune_tombstones(now);
+        self.give_back_room();
+    }
+
+    /// Gives back what queues have grown to: when many join together they hold hundreds of entries for a
+    /// moment, and a few from then on.
+    fn give_back_room(&mut self) {
+        self.transmits.shrink_to(QUEUE_ROOM);
+        self.events.shrink_to(QUEUE_ROOM);
+        self.orphans.shrink_to(QUEUE_ROOM);
+        self.members.give_back_room();
     }
 
     fn forget_gone(&mut self, now: Instant) {
@@ -67,8 +80,10 @@ impl Engine {
     pub(super) fn drop_void(&mut self, now: Instant) {
         let is_void = |owner: u64, stored: &Stored| {
             self.members.find(owner).is_some_and(|member| {
-                stored.version <= member.floor
-                    && now.saturating_duration_since(member.floor_heard) >= VOID_GRACE
+                stored.version <= member.floor()
+                    && member
+                        .floor_heard()
+                        .is_some_and(|heard| now.saturating_duration_since(heard) >= VOID_GRACE)
             })
         };
         let records = self.registry.iter();
@@ -81,7 +96,7 @@ impl Engine {
 
     /// Drops all records that an owner's floor has voided.
     pub(super) fn drop_void_of(&mut self, owner: u64) {
-        let floor = self.members.find(owner).map_or(0, |member| member.floor);
+        let floor = self.members.find(owner).map_or(0, Member::floor);
         let void = self.registry.of(owner).filter(|(_, s)| s.version <= floor);
         for key in void.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
             self.drop_record(owner, &key);
@@ -91,9 +106,9 @@ impl Engine {
     /// Drops the tombstones that an owner's floor has voided: unlike the live records below it they
     /// need not wait for anything, and until they are gone the digests differ.
     pub(super) fn drop_void_tombstones(&mut self, owner: u64) {
-        let floor = self.members.find(owner).map_or(0, |member| member.floor);
+        let floor = self.members.find(owner).map_or(0, Member::floor);
         let records = self.registry.of(owner);
-        let void = records.filter(|(_, s)| s.version <= floor && s.content.is_none());
+        let void = records.filter(|(_, s)| s.version <= floor && s.is_tombstone());
         for key in void.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
             self.drop_record(owner, &key);
         }
@@ -115,7 +130,8 @@ impl Engine {
             self.config.tombstone_retention
         };
         let old = |stored: &Stored| {
-            stored.content.is_none() && now.saturating_duration_since(stored.since) > retention
+            let ended = stored.ended();
+            ended.is_some_and(|ended| now.saturating_duration_since(ended) > retention)
         };
         let tombstones = self.registry.of(self.me).filter(|(_, stored)| old(stored));
         let Some(floor) = tombstones.map(|(_, stored)| stored.version).max() else {
@@ -126,7 +142,7 @@ impl Engine {
             .of(self.me)
             .filter(|(_, s)| s.version <= floor);
         let live: Vec<_> = live
-            .filter_map(|(key, stored)| Some((key.clone(), stored.content.clone()?)))
+            .filter_map(|(key, stored)| Some((key.clone(), stored.content()?)))
             .collect();
         for (key, content) in live {
             self.write(now, &key, Some(content));
@@ -149,7 +165,7 @@ impl Engine {
     pub(super) fn raise_floor(&mut self, now: Instant, floor: u64) {
         let newest = self.version;
         self.members.change(self.me, &mut self.rng, |me| {
-            me.floor = floor;
+            me.raise_floor(now, floor);
             me.newest = newest;
             me.incarnation = me.incarnation.saturating_add(1);
         });

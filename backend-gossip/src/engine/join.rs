@@ -19,6 +19,15 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 /// Seeds asked at one time: one may be down, three seldom are.
 const JOIN_FANOUT: usize = 3;
 
+/// Time from a join to the first look at what was missed meanwhile; doubles with each look, jittered.
+///
+/// Where many join at once, each hears of the later ones by a push, a datagram that may be lost, and the
+/// next probe that would notice it may be a second away.
+const CATCH_UP_FIRST: Duration = Duration::from_millis(100);
+
+/// Looks before probes do the rest, which are as far apart by then.
+const CATCH_UPS: u32 = 4;
+
 /// Every so many heal rounds the seeds are resolved again: with the default interval once a minute.
 const HEALS_PER_RESOLVE: u32 = 12;
 
@@ -35,6 +44,7 @@ pub(super) struct Join {
     seeds: Vec<SocketAddr>,
     joined: bool,
     retries: u32,
+    catch_ups: u32,
     heals: u32,
 }
 
@@ -105,6 +115,32 @@ impl Engine {
         self.events.push_back(Event::Joined);
         self.events.push_back(Event::Freshness(Freshness::Live));
         self.contact_joined();
+        self.arm_catch_up(now);
+    }
+
+    /// Syncs with the neighbour, to which a link is open anyway, unless somebody agrees already.
+    pub(super) fn catch_up(&mut self, now: Instant) {
+        let neighbour = self.sentinels.iter().find_map(|id| self.members.find(*id));
+        if let Some(address) = neighbour.map(|member| member.address) {
+            self.start_sync(address);
+        }
+        self.join.catch_ups += 1;
+        if self.join.catch_ups < CATCH_UPS {
+            self.arm_catch_up(now);
+        }
+    }
+
+    /// Somebody agrees in everything: nothing was missed.
+    pub(super) fn caught_up(&mut self) {
+        if self.join.catch_ups > 0 {
+            self.timers.cancel(Timer::CatchUp);
+        }
+    }
+
+    fn arm_catch_up(&mut self, now: Instant) {
+        let pause = CATCH_UP_FIRST * (1 << self.join.catch_ups);
+        let pause = pause.mul_f64(0.75 + self.rng.f64() / 2.0);
+        self.timers.set(Timer::CatchUp, now + pause);
     }
 
     /// No seed has answered yet: have the seeds resolved again, and ask those that are known.

@@ -4,8 +4,9 @@
 //! state (alive < suspect < dead < left); merging takes the greater. So messages may come late,
 //! twice or out of order, and a stale `alive` can't resurrect.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,7 +30,8 @@ pub enum MemberState {
     Left,
 }
 
-/// What is known of a member.
+/// What is known of a member. There is one of these a member on every member, so that each word counts:
+/// what few members have is kept apart.
 #[derive(Clone, Debug)]
 pub(super) struct Member {
     pub(super) name: Arc<str>,
@@ -38,46 +40,109 @@ pub(super) struct Member {
     pub(super) state: MemberState,
     /// Since when it has the state.
     pub(super) since: Instant,
-    /// When its present floor was heard.
-    pub(super) floor_heard: Instant,
     pub(super) address: SocketAddr,
-    pub(super) floor: u64,
     /// Version of its newest record by its own last word.
     pub(super) newest: u64,
-    /// What it says of its keyring.
-    pub(super) seal: Box<[u8]>,
-    pub(super) unknown: Box<[u8]>,
-    /// Apart, since nearly no member has one.
+    floor: Option<Box<Floor>>,
+    told: Option<Box<Told>>,
     pub(super) suspicion: Option<Box<Suspicion>>,
-    /// Smoothed round-trip time of its answers to this member's pings.
-    pub(super) round_trip: Option<Duration>,
+    /// Smoothed round-trip time of its answers to this member's pings, in microseconds.
+    round_trip: Option<NonZeroU32>,
+}
+
+/// The version up to which a member's records are void.
+#[derive(Clone, Copy, Debug)]
+struct Floor {
+    version: u64,
+    heard: Instant,
+}
+
+/// What a member says of itself that this one only passes on.
+#[derive(Clone, Debug)]
+struct Told {
+    /// Of its keyring.
+    seal: Box<[u8]>,
+    unknown: Box<[u8]>,
+}
+
+impl Told {
+    fn new(seal: Box<[u8]>, unknown: Box<[u8]>) -> Option<Box<Self>> {
+        let nothing = seal.is_empty() && unknown.is_empty();
+        (!nothing).then(|| Self { seal, unknown }.into())
+    }
 }
 
 impl Member {
     pub(super) fn new(now: Instant, alive: &Alive) -> Self {
-        Self {
+        let mut member = Self {
             name: alive.name.clone(),
             generation: alive.generation,
             incarnation: alive.incarnation,
             state: MemberState::Alive,
             since: now,
-            floor_heard: now,
             address: alive.address,
-            floor: alive.floor,
             newest: alive.newest,
-            seal: alive.seal.clone(),
-            unknown: alive.unknown.clone(),
+            floor: None,
+            told: Told::new(alive.seal.clone(), alive.unknown.clone()),
             suspicion: None,
             round_trip: None,
+        };
+        member.raise_floor(now, alive.floor);
+        member
+    }
+
+    /// Takes over what it says of itself in a higher incarnation.
+    pub(super) fn revive(&mut self, now: Instant, alive: &Alive) {
+        let old = std::mem::replace(self, Self::new(now, alive));
+        self.round_trip = old.round_trip;
+        if self.floor() <= old.floor() {
+            let heard = old.floor.as_ref().map_or(now, |floor| floor.heard);
+            self.raise_floor(heard, self.floor());
         }
+        if old.generation == alive.generation && old.state == MemberState::Alive {
+            self.since = old.since;
+        }
+    }
+
+    /// Its records at or below this version are void; see the registry.
+    pub(super) fn floor(&self) -> u64 {
+        self.floor.as_ref().map_or(0, |floor| floor.version)
+    }
+
+    /// When its present floor was heard, where it has one.
+    pub(super) fn floor_heard(&self) -> Option<Instant> {
+        self.floor.as_ref().map(|floor| floor.heard)
+    }
+
+    pub(super) fn raise_floor(&mut self, heard: Instant, version: u64) {
+        self.floor = (version > 0).then(|| Floor { version, heard }.into());
+    }
+
+    /// What it says of its keyring.
+    pub(super) fn seal(&self) -> &[u8] {
+        self.told.as_ref().map_or(&[], |told| &told.seal)
+    }
+
+    pub(super) fn tell_seal(&mut self, seal: &[u8]) {
+        self.told = Told::new(seal.into(), self.unknown().into());
+    }
+
+    fn unknown(&self) -> &[u8] {
+        self.told.as_ref().map_or(&[], |told| &told.unknown)
+    }
+
+    /// Smoothed round-trip time of its answers to this member's pings.
+    pub(super) fn round_trip(&self) -> Option<Duration> {
+        let micros = self.round_trip?.get();
+        Some(Duration::from_micros(micros.into()))
     }
 
     /// Takes a measured round trip into the estimate (the weights of RFC 6298).
     pub(super) fn measure(&mut self, round_trip: Duration) {
-        let smoothed = self
-            .round_trip
-            .map_or(round_trip, |old| (old * 7 + round_trip) / 8);
-        self.round_trip = Some(smoothed);
+        let old = self.round_trip();
+        let smoothed = old.map_or(round_trip, |old| (old * 7 + round_trip) / 8);
+        let micros = u32::try_from(smoothed.as_micros()).unwrap_or(u32::MAX);
+        self.round_trip = NonZeroU32::new(micros.max(1));
     }
 
     /// Whether it takes part: alive or suspect.
@@ -102,10 +167,10 @@ impl Member {
             generation: self.generation,
             incarnation: self.incarnation,
             address: self.address,
-            floor: self.floor,
+            floor: self.floor(),
             newest: self.newest,
-            seal: self.seal.clone(),
-            unknown: self.unknown.clone(),
+            seal: self.seal().into(),
+            unknown: self.unknown().into(),
         }
     }
 
@@ -161,10 +226,7 @@ impl From<Verdict> for MemberState {
 #[derive(Debug)]
 pub(super) struct Members {
     me: u64,
-    table: BTreeMap<u64, Member>,
-    /// Who is, or was last, at which address: several where a new member took over the address of
-    /// a former one.
-    by_address: BTreeSet<(SocketAddr, u64)>,
+    table: BTreeMap<u64, Box<Member>>,
     /// Others that are present, in the order they are probed; shuffled after each round, so that
     /// every member is probed within two rounds (SWIM, section 4.3).
     ring: Vec<u64>,
@@ -175,12 +237,9 @@ pub(super) struct Members {
 
 impl Members {
     pub(super) fn new(id: u64, me: Member) -> Self {
-        let by_address = BTreeSet::from([(me.address, id)]);
-        let table = BTreeMap::from([(id, me)]);
         Self {
             me: id,
-            table,
-            by_address,
+            table: BTreeMap::from([(id, me.into())]),
             ring: Vec::new(),
             next: 0,
             suspects: 0,
@@ -189,7 +248,7 @@ impl Members {
     }
 
     pub(super) fn find(&self, id: u64) -> Option<&Member> {
-        self.table.get(&id)
+        self.table.get(&id).map(Box::as_ref)
     }
 
     /// This member.
@@ -197,15 +256,16 @@ impl Members {
         &self.table[&self.me]
     }
 
-    /// The member at an address; one that is present before one that was there once.
+    /// The member at an address; one that is present before one that was there once. Looks at all of
+    /// them: it is asked for once a connection at most, and an index would be memory all the time.
     pub(super) fn at(&self, address: SocketAddr) -> Option<u64> {
-        let at = self.by_address.range((address, 0)..=(address, u64::MAX));
-        let ids = at.map(|(_, id)| *id);
-        ids.max_by_key(|id| self.table.get(id).is_some_and(Member::is_present))
+        let at = self.iter().filter(|(_, member)| member.address == address);
+        let at = at.max_by_key(|(_, member)| member.is_present());
+        at.map(|(id, _)| id)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Member)> {
-        self.table.iter().map(|(id, member)| (*id, member))
+        self.table.iter().map(|(id, member)| (*id, &**member))
     }
 
     /// All members, dead ones included.
@@ -230,13 +290,9 @@ impl Members {
 
     /// Adds a member, or replaces what is known of it.
     pub(super) fn put(&mut self, id: u64, member: Member, rng: &mut Rng) {
-        let (new, address) = (Standing::of(&member), member.address);
-        let old = self.table.insert(id, member);
-        if let Some(old) = &old {
-            self.by_address.remove(&(old.address, id));
-        }
-        self.by_address.insert((address, id));
-        self.account(id, old.as_ref().map(Standing::of), Some(new), rng);
+        let new = Standing::of(&member);
+        let old = self.table.insert(id, member.into());
+        self.account(id, old.as_deref().map(Standing::of), Some(new), rng);
     }
 
     /// Changes a member in place and answers what it was before.
@@ -247,32 +303,25 @@ impl Members {
         change: impl FnOnce(&mut Member),
     ) -> Option<Member> {
         let member = self.table.get_mut(&id)?;
-        let old = member.clone();
+        let old = Member::clone(member);
         change(member);
         let new = Standing::of(member);
-        if member.address != old.address {
-            self.by_address.remove(&(old.address, id));
-            self.by_address.insert((member.address, id));
-        }
         self.account(id, Some(Standing::of(&old)), Some(new), rng);
         Some(old)
     }
 
     /// Forgets a member.
-    pub(super) fn remove(&mut self, id: u64, rng: &mut Rng) -> Option<Member> {
-        let old = self.table.remove(&id)?;
-        self.by_address.remove(&(old.address, id));
-        self.account(id, Some(Standing::of(&old)), None, rng);
-        Some(old)
+    pub(super) fn remove(&mut self, id: u64, rng: &mut Rng) {
+        if let Some(old) = self.table.remove(&id) {
+            self.account(id, Some(Standing::of(&old)), None, rng);
+        }
     }
 
     /// Makes another id this member's own.
     pub(super) fn rename(&mut self, id: u64, me: Member, rng: &mut Rng) {
         let old = std::mem::replace(&mut self.me, id);
-        if old != id
-            && let Some(former) = self.table.remove(&old)
-        {
-            self.by_address.remove(&(former.address, old));
+        if old != id {
+            self.table.remove(&old);
         }
         self.put(id, me, rng);
     }
@@ -322,6 +371,12 @@ impl Members {
             }
         }
         sampled
+    }
+
+    /// Gives back room that isn't used.
+    pub(super) fn give_back_room(&mut self) {
+        // A few more may come, one by one.
+        self.ring.shrink_to(self.ring.len() + self.ring.len() / 8);
     }
 
     fn account(&mut self, id: u64, old: Option<Standing>, new: Option<Standing>, rng: &mut Rng) {

@@ -258,17 +258,7 @@ impl Engine {
     fn revive(&mut self, now: Instant, id: u64, alive: &Alive) {
         self.timers.cancel(Timer::Suspicion(id));
         let old = self.members.change(id, &mut self.rng, |member| {
-            let (generation, since) = (member.generation, member.since);
-            let (round_trip, floor, floor_heard) =
-                (member.round_trip, member.floor, member.floor_heard);
-            *member = Member::new(now, alive);
-            member.round_trip = round_trip;
-            if member.floor <= floor {
-                member.floor_heard = floor_heard;
-            }
-            if generation == alive.generation && member.state == MemberState::Alive {
-                member.since = since;
-            }
+            member.revive(now, alive);
         });
         let Some(old) = old else { return };
         self.index_member(id);
@@ -456,7 +446,7 @@ impl Engine {
             self.keep_orphan(record);
             return;
         }
-        if record.generation < owner.generation || record.version <= owner.floor {
+        if record.generation < owner.generation || record.version <= owner.floor() {
             return;
         }
         match self.registry.find(record.owner, &record.key) {
@@ -478,7 +468,7 @@ impl Engine {
         if self.held.awaits(owner, version) {
             self.release(now, owner);
         }
-        self.spread(now, ItemKey::Record(owner, key.clone()));
+        self.spread(now, ItemKey::record(owner, &key));
         self.check_superseded(now, &key);
     }
 
@@ -488,7 +478,7 @@ impl Engine {
         let Record { key, version, .. } = record;
         let me = self.members.me();
         let known = self.registry.find(self.me, key);
-        let newest = known.map_or(me.floor, |known| known.version);
+        let newest = known.map_or(me.floor(), |known| known.version);
         let forged = record.generation == me.generation && *version > newest;
         if !forged || !self.has_room_for(key) {
             return;

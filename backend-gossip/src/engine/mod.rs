@@ -338,6 +338,7 @@ impl Engine {
                 Timer::Gossip => self.gossip(now),
                 Timer::Sync => self.sync(now),
                 Timer::Join => self.retry_join(now),
+                Timer::CatchUp => self.catch_up(now),
                 Timer::Heal => self.heal(now),
                 Timer::Leave => self.announce_leave(now),
                 Timer::Held => self.release_overdue(now),
@@ -433,12 +434,12 @@ impl Engine {
 
     /// Says something else of this member's keyring, opaque here, to all the others.
     pub fn tell_seal(&mut self, now: Instant, told: &[u8]) {
-        if *self.members.me().seal == *told || self.leave.is_some() {
+        if self.members.me().seal() == told || self.leave.is_some() {
             return;
         }
         let newest = self.version;
         self.members.change(self.me, &mut self.rng, |me| {
-            me.seal = told.into();
+            me.tell_seal(told);
             me.newest = newest;
             me.incarnation = me.incarnation.saturating_add(1);
         });
@@ -498,7 +499,7 @@ impl Engine {
             identity: identity(member),
             state: member.state,
             incarnation: member.incarnation,
-            round_trip: member.round_trip,
+            round_trip: member.round_trip(),
         })
     }
 
@@ -518,7 +519,7 @@ impl Engine {
     /// What the present members, this one included, have said of their keyrings.
     pub fn seals(&self) -> impl Iterator<Item = (Arc<str>, SocketAddr, &[u8])> {
         let present = self.members.iter().filter(|(_, m)| m.is_present());
-        present.map(|(_, member)| (member.name.clone(), member.address, &*member.seal))
+        present.map(|(_, member)| (member.name.clone(), member.address, member.seal()))
     }
 
     /// Own registrations, and whether a newer generation took over.
@@ -644,7 +645,7 @@ impl Engine {
                 self.handle_have(first, last, &entries, answer);
             }
             Message::Want(positions) => self.handle_want(&positions, answer),
-            Message::SyncDone { .. } => self.handle_sync_done(now),
+            Message::SyncDone { digest } => self.handle_sync_done(now, digest),
         }
     }
 
@@ -663,7 +664,7 @@ impl Engine {
     fn write(&mut self, now: Instant, key: &InstanceKey, content: Option<Content>) {
         self.version += 1;
         self.store(now, self.me, key, self.version, content);
-        self.spread(now, ItemKey::Record(self.me, key.clone()));
+        self.spread(now, ItemKey::record(self.me, key));
     }
 
     /// Stores a record of a known owner, and says so where a view changes.
@@ -675,15 +676,8 @@ impl Engine {
         version: u64,
         content: Option<Content>,
     ) {
-        self.registry.put(
-            owner,
-            key,
-            Stored {
-                version,
-                content,
-                since: now,
-            },
-        );
+        self.registry
+            .put(owner, Stored::new(now, key, version, content));
         self.index_record(owner, key);
         self.changed.insert(key.service().clone());
     }
@@ -740,11 +734,8 @@ impl Engine {
             && let Some(stored) = self.registry.find(owner, key)
         {
             let stamp = wire::message::Stamp(member.generation, stored.version);
-            self.items.put(
-                ItemKey::Record(owner, key.clone()),
-                stamp,
-                !member.is_present(),
-            );
+            self.items
+                .put(ItemKey::record(owner, key), stamp, !member.is_present());
         }
     }
 
@@ -795,7 +786,7 @@ impl Engine {
 
     fn drop_record(&mut self, owner: u64, key: &InstanceKey) {
         self.registry.remove(owner, key);
-        self.items.remove(&ItemKey::Record(owner, key.clone()));
+        self.items.remove(&ItemKey::record(owner, key));
         self.changed.insert(key.service().clone());
     }
 

@@ -244,7 +244,8 @@ impl Engine {
         }
     }
 
-    /// Pings a member, and knocks where wanted; answers whether that was possible.
+    /// Pings a member, and knocks where wanted; answers whether that was possible. Not itself: its own
+    /// address refuses links where it is translated, and somebody may ask for it.
     pub(super) fn check(
         &mut self,
         now: Instant,
@@ -256,7 +257,7 @@ impl Engine {
         let Some(member) = self
             .members
             .find(target)
-            .filter(|member| member.is_present())
+            .filter(|member| target != self.me && member.is_present())
         else {
             return false;
         };
@@ -409,10 +410,7 @@ impl Engine {
             silent_helpers: 0,
             helpers: 0,
         });
-        let round_trip = self
-            .members
-            .find(target)
-            .and_then(|member| member.round_trip);
+        let round_trip = self.members.find(target).and_then(Member::round_trip);
         let patience = round_trip.map_or(self.config.probe_timeout, |round_trip| {
             let floor = PATIENCE_MIN.min(self.config.probe_timeout);
             (round_trip * PATIENCE_ROUND_TRIPS).clamp(floor, self.config.probe_timeout)

@@ -5,35 +5,110 @@
 //! owner that prunes old tombstones first gives its live records new versions, then raises the
 //! floor, so that whoever was away for longer than tombstones are kept can't bring anything back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use tidings_api::{Instance, InstanceId, InstanceKey, Selector, ServiceName};
 
+use super::items::Place;
 use crate::wire::content::Content;
 
-/// A record as it is kept; owner and key stand in the maps around it.
+/// A record as it is kept. Every member keeps those of all others, so that each word counts: what few
+/// records have is kept apart, and the key of a live one is that of its instance.
 #[derive(Clone, Debug)]
 pub(super) struct Stored {
     pub(super) version: u64,
-    /// `None` in a tombstone.
-    pub(super) content: Option<Content>,
-    /// When it was stored.
-    pub(super) since: Instant,
+    state: State,
+    /// Fields of newer versions.
+    unknown: Option<Box<Box<[u8]>>>,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Live(Arc<Instance>),
+    Tombstone(Box<Tombstone>),
+}
+
+#[derive(Clone, Debug)]
+struct Tombstone {
+    key: InstanceKey,
+    since: Instant,
+}
+
+impl Stored {
+    /// A record that was heard or written now; a tombstone without content.
+    pub(super) fn new(
+        now: Instant,
+        key: &InstanceKey,
+        version: u64,
+        content: Option<Content>,
+    ) -> Self {
+        let (state, unknown) = match content {
+            Some(Content { instance, unknown }) => (State::Live(instance), unknown),
+            None => {
+                let (key, since) = (key.clone(), now);
+                (
+                    State::Tombstone(Tombstone { key, since }.into()),
+                    Box::default(),
+                )
+            }
+        };
+        Self {
+            version,
+            state,
+            unknown: (!unknown.is_empty()).then(|| unknown.into()),
+        }
+    }
+
+    pub(super) fn key(&self) -> &InstanceKey {
+        match &self.state {
+            State::Live(instance) => instance.key(),
+            State::Tombstone(tombstone) => &tombstone.key,
+        }
+    }
+
+    /// What the record says; `None` in a tombstone.
+    pub(super) fn content(&self) -> Option<Content> {
+        let instance = self.instance()?.clone();
+        let unknown = self.unknown.as_deref().cloned().unwrap_or_default();
+        Some(Content { instance, unknown })
+    }
+
+    pub(super) fn instance(&self) -> Option<&Arc<Instance>> {
+        match &self.state {
+            State::Live(instance) => Some(instance),
+            State::Tombstone(_) => None,
+        }
+    }
+
+    /// Since when it is a tombstone, where it is one.
+    pub(super) fn ended(&self) -> Option<Instant> {
+        match &self.state {
+            State::Live(_) => None,
+            State::Tombstone(tombstone) => Some(tombstone.since),
+        }
+    }
+
+    pub(super) fn is_tombstone(&self) -> bool {
+        self.ended().is_some()
+    }
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Registry {
-    /// One map for all owners: most have a single record, and a map each would be mostly room.
     records: BTreeMap<Place, Stored>,
-    /// Number of records of each owner that has any.
+    /// The positions of each owner's records.
+    by_owner: BTreeSet<(u64, u64)>,
+    /// Number of records of each owner that has several: nearly all have one.
     counts: BTreeMap<u64, usize>,
-    offers: BTreeMap<ServiceName, BTreeMap<InstanceId, Vec<Offer>>>,
+    offers: BTreeMap<ServiceName, Offers>,
 }
 
-/// Where a record stands: by owner, then by key; before all keys of an owner with none.
-type Place = (u64, Option<InstanceKey>);
+/// What is offered of one service, by id and owner. A slice, since a map would take three times the
+/// memory; an insertion moves what comes after it, which is less than what showing it takes.
+#[derive(Debug, Default)]
+struct Offers(Vec<Offer>);
 
 /// What one owner offers under a key.
 #[derive(Clone, Debug)]
@@ -45,14 +120,24 @@ pub(super) struct Offer {
 impl Registry {
     /// One record.
     pub(super) fn find(&self, owner: u64, key: &InstanceKey) -> Option<&Stored> {
-        self.records.get(&(owner, Some(key.clone())))
+        self.at(Place::of(owner, key))
+            .filter(|stored| stored.key() == key)
     }
 
-    /// All records of an owner, by key.
+    /// The record at a place.
+    pub(super) fn at(&self, place: Place) -> Option<&Stored> {
+        self.records.get(&place)
+    }
+
+    /// All records of an owner.
     pub(super) fn of(&self, owner: u64) -> impl Iterator<Item = (&InstanceKey, &Stored)> {
-        let records = self.records.range((owner, None)..);
-        let records = records.take_while(move |((of, _), _)| *of == owner);
-        records.filter_map(|((_, key), stored)| Some((key.as_ref()?, stored)))
+        let positions = self.by_owner.range((owner, 0)..=(owner, u64::MAX));
+        let places = positions.map(|(owner, position)| Place {
+            position: *position,
+            owner: *owner,
+        });
+        let records = places.filter_map(|place| self.at(place));
+        records.map(|stored| (stored.key(), stored))
     }
 
     /// The keys of an owner's records.
@@ -62,7 +147,9 @@ impl Registry {
 
     /// Number of records of an owner.
     pub(super) fn count(&self, owner: u64) -> usize {
-        self.counts.get(&owner).copied().unwrap_or(0)
+        let one_or_none = || self.of(owner).take(1).count();
+        let several = self.counts.get(&owner).copied();
+        several.unwrap_or_else(one_or_none)
     }
 
     /// Number of records.
@@ -70,50 +157,39 @@ impl Registry {
         self.records.len()
     }
 
-    /// All records, by owner and key.
+    /// All records.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &InstanceKey, &Stored)> {
         let records = self.records.iter();
-        records.filter_map(|((owner, key), stored)| Some((*owner, key.as_ref()?, stored)))
+        records.map(|(place, stored)| (place.owner, stored.key(), stored))
     }
 
     /// Stores a record, whatever was there.
-    pub(super) fn put(&mut self, owner: u64, key: &InstanceKey, stored: Stored) {
-        self.withdraw(owner, key);
-        if let Some(content) = &stored.content {
-            let offers = self.offers.entry(key.service().clone()).or_default();
-            let instance = content.instance.clone();
-            // Nearly always there is one.
-            let offers = offers.entry(key.id().clone());
-            offers
-                .or_insert_with(|| Vec::with_capacity(1))
-                .push(Offer { owner, instance });
+    pub(super) fn put(&mut self, owner: u64, mut stored: Stored) {
+        let place = Place::of(owner, stored.key());
+        self.take(place);
+        if let State::Live(instance) = &mut stored.state {
+            self.share_names(instance);
+            let offers = self.offers.entry(instance.service().clone()).or_default();
+            let instance = instance.clone();
+            offers.insert(Offer { owner, instance });
         }
-        let place = (owner, Some(key.clone()));
-        if self.records.insert(place, stored).is_none() {
-            *self.counts.entry(owner).or_default() += 1;
+        let count = self.count(owner) + 1;
+        if count > 1 {
+            self.counts.insert(owner, count);
         }
+        self.by_owner.insert((owner, place.position));
+        self.records.insert(place, stored);
     }
 
     /// Forgets a record.
-    pub(super) fn remove(&mut self, owner: u64, key: &InstanceKey) -> Option<Stored> {
-        self.withdraw(owner, key);
-        let removed = self.records.remove(&(owner, Some(key.clone())))?;
-        if let Some(count) = self.counts.get_mut(&owner) {
-            *count -= 1;
-            if *count == 0 {
-                self.counts.remove(&owner);
-            }
-        }
-        Some(removed)
+    pub(super) fn remove(&mut self, owner: u64, key: &InstanceKey) {
+        self.take(Place::of(owner, key));
     }
 
     /// Everything offered under a key.
     pub(super) fn offers(&self, key: &InstanceKey) -> &[Offer] {
-        let offers = self
-            .offers
-            .get(key.service())
-            .and_then(|ids| ids.get(key.id()));
-        offers.map_or(&[], Vec::as_slice)
+        let offers = self.offers.get(key.service());
+        offers.map_or(&[], |offers| offers.of(key.id()))
     }
 
     /// The selected instances, by key: of those whose owner is shown, the newest under each key.
@@ -122,42 +198,100 @@ impl Registry {
         selector: &Selector,
         shown: impl Fn(u64) -> bool,
     ) -> Vec<Arc<Instance>> {
-        let newest = |offers: &Vec<Offer>| {
+        let newest = |offers: &[Offer]| {
             let shown = offers.iter().filter(|offer| shown(offer.owner));
-            shown
-                .max_by_key(|offer| offer.rank())
-                .map(|offer| offer.instance.clone())
+            let newest = shown.max_by_key(|offer| offer.rank());
+            newest.map(|offer| offer.instance.clone())
         };
         match selector {
             Selector::Service(service) => {
-                let ids = self.offers.get(service);
-                ids.into_iter()
-                    .flat_map(BTreeMap::values)
+                let offers = self.offers.get(service);
+                offers
+                    .into_iter()
+                    .flat_map(Offers::by_id)
                     .filter_map(newest)
                     .collect()
             }
-            Selector::All => self
-                .offers
-                .values()
-                .flat_map(BTreeMap::values)
-                .filter_map(newest)
-                .collect(),
+            Selector::All => {
+                let offers = self.offers.values().flat_map(Offers::by_id);
+                offers.filter_map(newest).collect()
+            }
         }
+    }
+
+    fn take(&mut self, place: Place) -> Option<Stored> {
+        let taken = self.records.remove(&place)?;
+        let owner = place.owner;
+        self.by_owner.remove(&(owner, place.position));
+        if let Some(count) = self.counts.get_mut(&owner) {
+            *count -= 1;
+            if *count == 1 {
+                self.counts.remove(&owner);
+            }
+        }
+        if taken.instance().is_some() {
+            self.withdraw(owner, taken.key());
+        }
+        Some(taken)
     }
 
     fn withdraw(&mut self, owner: u64, key: &InstanceKey) {
         let Some(ids) = self.offers.get_mut(key.service()) else {
             return;
         };
-        if let Some(offers) = ids.get_mut(key.id()) {
-            offers.retain(|offer| offer.owner != owner);
-            if offers.is_empty() {
-                ids.remove(key.id());
-            }
-        }
-        if ids.is_empty() {
+        ids.remove(owner, key.id());
+        if ids.0.is_empty() {
             self.offers.remove(key.service());
         }
+    }
+
+    /// Siblings have the same names nearly always: each would be kept once an instance.
+    fn share_names(&self, instance: &mut Arc<Instance>) {
+        let siblings = self.offers.get(instance.service());
+        let Some(sibling) = siblings.and_then(|offers| offers.0.first()) else {
+            return;
+        };
+        // One that is read elsewhere already stays as it is.
+        if let Some(alone) = Arc::get_mut(instance) {
+            alone.share_names_with(&sibling.instance);
+        }
+    }
+}
+
+impl Offers {
+    fn insert(&mut self, offer: Offer) {
+        if self.0.len() == self.0.capacity() {
+            // A quarter more instead of twice as much: it grows for a moment and stays for long.
+            self.0.reserve_exact(self.0.len() / 4 + 1);
+        }
+        match self.place(offer.owner, offer.instance.id()) {
+            Ok(at) => self.0[at] = offer,
+            Err(at) => self.0.insert(at, offer),
+        }
+    }
+
+    fn remove(&mut self, owner: u64, id: &InstanceId) {
+        if let Ok(at) = self.place(owner, id) {
+            self.0.remove(at);
+        }
+    }
+
+    /// All offers of one id.
+    fn of(&self, id: &InstanceId) -> &[Offer] {
+        let first = self.0.partition_point(|offer| offer.instance.id() < id);
+        let offers = &self.0[first..];
+        let others = offers.iter().position(|offer| offer.instance.id() != id);
+        &offers[..others.unwrap_or(offers.len())]
+    }
+
+    /// The offers of each id.
+    fn by_id(&self) -> impl Iterator<Item = &[Offer]> {
+        self.0.chunk_by(|a, b| a.instance.id() == b.instance.id())
+    }
+
+    fn place(&self, owner: u64, id: &InstanceId) -> Result<usize, usize> {
+        self.0
+            .binary_search_by(|offer| (offer.instance.id(), offer.owner).cmp(&(id, owner)))
     }
 }
 

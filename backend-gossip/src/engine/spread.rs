@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::items::ItemKey;
+use super::items::{ItemKey, Place};
 use super::member::MemberState;
 use super::timer::Timer;
 use super::{Engine, Route};
@@ -93,7 +93,7 @@ impl Engine {
             return;
         }
         self.latest_news = Some(now);
-        self.fresh.insert(key.clone());
+        self.fresh.insert(key);
         self.queue(now, key);
         // At once after a quiet time; otherwise in company with what else comes up.
         let at = self
@@ -140,8 +140,8 @@ impl Engine {
             ItemKey::Member(id) => members
                 .find(*id)
                 .is_some_and(|member| member.state != MemberState::Alive),
-            ItemKey::Record(owner, _) => members
-                .find(*owner)
+            ItemKey::Record(place) => members
+                .find(place.owner)
                 .is_some_and(|owner| !owner.is_present()),
         };
         self.broadcasts.retain(is_told_otherwise);
@@ -227,10 +227,10 @@ impl Engine {
             let bytes = self.encode_item(key);
             if bytes.is_empty() || bytes.len() + HEADER_BYTES > space {
                 // Gone, or pushed over links already and repaired by sync.
-                too_large.push(key.clone());
+                too_large.push(*key);
             } else if frame.len() + bytes.len() <= space {
                 frame.extend_from_slice(&bytes);
-                sent.push(key.clone());
+                sent.push(*key);
             } else {
                 misfits += 1;
             }
@@ -258,23 +258,22 @@ impl Engine {
                 };
                 message.to_bytes()
             }
-            ItemKey::Record(owner, key) => self.encode_record(*owner, key),
+            ItemKey::Record(place) => self.encode_record(*place),
         }
     }
 
     /// A record as a message; empty where it is gone.
-    pub(super) fn encode_record(&self, owner: u64, key: &tidings_api::InstanceKey) -> Vec<u8> {
-        let (Some(member), Some(stored)) =
-            (self.members.find(owner), self.registry.find(owner, key))
-        else {
+    fn encode_record(&self, place: Place) -> Vec<u8> {
+        let owner = self.members.find(place.owner);
+        let (Some(owner), Some(stored)) = (owner, self.registry.at(place)) else {
             return Vec::new();
         };
         Message::Record(crate::wire::message::Record {
-            owner,
-            generation: member.generation,
+            owner: place.owner,
+            generation: owner.generation,
             version: stored.version,
-            key: key.clone(),
-            content: stored.content.clone(),
+            key: stored.key().clone(),
+            content: stored.content(),
         })
         .to_bytes()
     }

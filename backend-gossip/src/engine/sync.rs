@@ -81,6 +81,7 @@ impl Engine {
             self.sync_with = None;
             self.note_agreement(digest);
             self.joined(now);
+            self.caught_up();
         } else if let Some(address) = self.members.find(member).map(|member| member.address) {
             self.stats.digest_mismatches += 1;
             let (_, since) = self.sync_with.unwrap_or((address, now));
@@ -126,15 +127,12 @@ impl Engine {
                 continue;
             }
             if theirs.count == 0 {
-                answer.items.extend(
-                    self.items
-                        .range(first..=last)
-                        .map(|(_, key, _)| key.clone()),
-                );
+                let items = self.items.range(first..=last);
+                answer.items.extend(items);
             } else if ours.count <= LEAF_ITEMS {
                 let items = self.items.range(first..=last);
                 let entries = items
-                    .map(|(position, _, stamp)| (position, stamp))
+                    .filter_map(|key| Some((key.position(), self.stamp_of(key)?)))
                     .collect();
                 answer.asks.push(Message::Have {
                     first,
@@ -167,14 +165,14 @@ impl Engine {
         let only_ours = self
             .items
             .range(first..=last)
-            .filter(|(position, ..)| !theirs.contains_key(position));
-        answer
-            .items
-            .extend(only_ours.map(|(_, key, _)| key.clone()));
+            .filter(|key| !theirs.contains_key(&key.position()));
+        answer.items.extend(only_ours);
         let mut want = Vec::new();
         for (position, stamp) in &theirs {
-            match self.items.at(*position) {
-                Some((key, ours)) if ours > *stamp => answer.items.push(key.clone()),
+            let key = self.items.at(*position);
+            let ours = key.and_then(|key| Some((key, self.stamp_of(key)?)));
+            match ours {
+                Some((key, ours)) if ours > *stamp => answer.items.push(key),
                 Some((_, ours)) if ours == *stamp => {}
                 Some(_) | None => want.push(*position),
             }
@@ -189,12 +187,15 @@ impl Engine {
         let items = positions
             .iter()
             .filter_map(|position| self.items.at(*position));
-        answer.items.extend(items.map(|(key, _)| key.clone()));
+        answer.items.extend(items);
     }
 
     /// Another member has told all it knows: this one has joined.
-    pub(super) fn handle_sync_done(&mut self, now: Instant) {
+    pub(super) fn handle_sync_done(&mut self, now: Instant, digest: u64) {
         self.joined(now);
+        if digest == self.items.digest() {
+            self.caught_up();
+        }
     }
 
     /// Sends what a frame is answered with, in frames of a bounded size.
@@ -236,6 +237,17 @@ impl Engine {
                 self.stats.sync_bytes_out += frame.len() as u64;
             }
             self.transmit(route, frame);
+        }
+    }
+
+    /// How new an item is.
+    fn stamp_of(&self, key: ItemKey) -> Option<Stamp> {
+        match key {
+            ItemKey::Member(id) => Some(self.members.find(id)?.stamp()),
+            ItemKey::Record(place) => {
+                let owner = self.members.find(place.owner)?;
+                Some(Stamp(owner.generation, self.registry.at(place)?.version))
+            }
         }
     }
 

@@ -332,7 +332,7 @@ fn a_renamed_member_is_not_superseded_by_its_former_name() {
             generation: 100,
             version: 1,
             key: key.clone(),
-            content: engine.registry.find(former, &key).unwrap().content.clone(),
+            content: engine.registry.find(former, &key).unwrap().content(),
         };
         let twin = Alive {
             generation: 300,

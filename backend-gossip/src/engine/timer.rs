@@ -16,6 +16,8 @@ pub(super) enum Timer {
     Sync,
     /// The next try to join.
     Join,
+    /// The next look at what was missed while joining.
+    CatchUp,
     /// The next try to reach somebody dead, or a seed.
     Heal,
     /// The next try to have the leave confirmed.

@@ -3,16 +3,16 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::sync::mpsc::Sender;
 use tokio::time::timeout;
 use tracing::trace;
 
 use super::greeting::{Sealed, greet};
+use super::queue::Outlet;
 use super::{Frame, LinkKeys};
 use crate::engine::{LinkFailure, LinkId};
 use crate::seal::{LINK_OVERHEAD_BYTES, LinkOpener, LinkSealer, Rejection, Ring, Side};
@@ -131,24 +131,17 @@ impl Carrier {
 
 /// What waits to be written.
 pub(super) struct Outbox {
-    queue: Receiver<Vec<u8>>,
+    queue: Outlet,
     /// Taken from the queue and not written to the end.
     current: Option<Vec<u8>>,
-    /// Bytes in both; the driver counts up.
-    waiting: Arc<AtomicUsize>,
 }
 
 impl Outbox {
-    pub(super) fn new(queue: Receiver<Vec<u8>>) -> Self {
+    pub(super) fn new(queue: Outlet) -> Self {
         Self {
             queue,
             current: None,
-            waiting: Arc::default(),
         }
-    }
-
-    pub(super) fn waiting(&self) -> Arc<AtomicUsize> {
-        self.waiting.clone()
     }
 
     /// The frame to write, until [`written`](Self::written) says that it is; `None` after the
@@ -169,7 +162,7 @@ impl Outbox {
 
     fn written(&mut self) {
         if let Some(frame) = self.current.take() {
-            self.waiting.fetch_sub(frame.len(), Ordering::Relaxed);
+            self.queue.written(&frame);
         }
     }
 }

@@ -6,7 +6,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 
 use super::carrier::{Carrier, Outbox, framed};
-use super::{FRAMES_READ_MAX, FRAMES_WAITING_MAX, LinkKeys};
+use super::queue::queue;
+use super::{FRAMES_READ_MAX, LinkKeys};
 use crate::engine::LinkId;
 use crate::seal::{Counters, Ring, Side};
 
@@ -19,14 +20,14 @@ pub async fn carry(
     outgoing: &[Vec<u8>],
     mut received: impl FnMut(Vec<u8>),
 ) -> String {
-    let (queue, waiting) = mpsc::channel(FRAMES_WAITING_MAX);
+    let (inlet, outlet) = queue();
     let (frames, mut read) = mpsc::channel(FRAMES_READ_MAX);
     for frame in outgoing {
         // More than a queue holds is not what this is for.
-        let _ = queue.try_send(framed(frame));
+        let _ = inlet.try_send(framed(frame));
     }
     let keys = LinkKeys::new(ring, Arc::<Counters>::default());
-    let mut carrier = Carrier::new(LinkId(1), Outbox::new(waiting), frames, keys);
+    let mut carrier = Carrier::new(LinkId(1), Outbox::new(outlet), frames, keys);
     let (reader, writer) = connection;
     let end = tokio::select! {
         biased;
