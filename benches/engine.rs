@@ -12,7 +12,9 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use tidings::{Generation, Instance};
 use tidings_gossip::SealKey;
 use tidings_gossip::engine::{Engine, EngineConfig, Identity, Route};
-use tidings_gossip::seal::{Datagrams, Opened, Ring, SealMode, StartId};
+use tidings_gossip::seal::{
+    Datagrams, Hello, LinkOpener, LinkSealer, Opened, Ring, SealMode, Side, StartId,
+};
 use tidings_gossip::wire::content::Content;
 use tidings_gossip::wire::message::Record;
 use tidings_gossip::wire::{Header, Message, Reader, member_hash};
@@ -143,14 +145,19 @@ fn sealed_pair() -> (Datagrams, Datagrams) {
     (a, b)
 }
 
-fn seal(c: &mut Criterion) {
+fn seal_datagrams(c: &mut Criterion) {
     let now = Instant::now();
-    for len in [35, 200, 1_356] {
+    for len in [64, 512, 1_356] {
         let frame = vec![0xD7; len];
         let (mut a, mut b) = sealed_pair();
         let overhead = a.seal(frame.clone()).len() - len;
+        let (mut plain, mut plain_to) = unsealed_pair();
         c.bench_function(&format!("leave a frame of {len} bytes unsealed"), |bench| {
-            bench.iter(|| black_box(frame.clone()));
+            bench.iter(|| plain.seal(black_box(frame.clone())));
+        });
+        c.bench_function(&format!("hear an unsealed frame of {len} bytes"), |bench| {
+            let mut datagram = frame.clone();
+            bench.iter(|| plain_to.open(now, address(1), black_box(&mut datagram)));
         });
         c.bench_function(
             &format!("seal a frame of {len} bytes (+{overhead})"),
@@ -186,5 +193,61 @@ fn seal(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, handle_ping, code, seal);
+/// The two ends of one way of a sealed link.
+fn sealed_link() -> (Ring, LinkSealer, LinkOpener) {
+    let key = SealKey::from_bytes(std::array::from_fn(|at| at as u8)).expect("not all equal");
+    let ring = Ring::new("tidings", vec![key], SealMode::Required).expect("one key");
+    let hello = |salt| Hello::new(&ring, [salt; 16]).expect("a key");
+    let (seal, _) = hello(1).agree(Side::Opener, &hello(2)).expect("two salts");
+    let (_, open) = hello(2)
+        .agree(Side::Acceptor, &hello(1))
+        .expect("two salts");
+    (ring, seal, open)
+}
+
+/// Two ends that seal nothing.
+fn unsealed_pair() -> (Datagrams, Datagrams) {
+    let ring = Arc::new(Ring::off("tidings"));
+    let end = |start| Datagrams::new(ring.clone(), StartId([start; 16]), Arc::default());
+    (end(1), end(2))
+}
+
+/// What is written to a link, and what was read from it: with the length before it, and without.
+fn seal_links(c: &mut Criterion) {
+    for len in [1024, 64 * 1024] {
+        let frame = vec![0xD7; len];
+        let (ring, mut seal, _) = sealed_link();
+        let overhead = seal
+            .seal(&ring, &frame)
+            .map_or(0, |bytes| bytes.len() - 4 - len);
+        c.bench_function(
+            &format!("leave a link frame of {len} bytes unsealed"),
+            |bench| {
+                bench.iter(|| [&(len as u32).to_be_bytes(), black_box(&*frame)].concat());
+            },
+        );
+        c.bench_function(
+            &format!("seal a link frame of {len} bytes (+{overhead})"),
+            |bench| {
+                bench.iter(|| seal.seal(&ring, black_box(&frame)));
+            },
+        );
+        let (ring, mut seal, mut open) = sealed_link();
+        c.bench_function(&format!("open a link frame of {len} bytes"), |bench| {
+            bench.iter_custom(|count| {
+                let mut spent = Duration::ZERO;
+                for _ in 0..count {
+                    let mut bytes = seal.seal(&ring, &frame).expect("a key").split_off(4);
+                    let started = Instant::now();
+                    let opened = open.open(&ring, black_box(&mut bytes));
+                    spent += started.elapsed();
+                    assert_eq!(opened, Ok(()));
+                }
+                spent
+            });
+        });
+    }
+}
+
+criterion_group!(benches, handle_ping, code, seal_datagrams, seal_links);
 criterion_main!(benches);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tidings_api::{Error, Result};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::sleep;
-use tracing::warn;
+use tracing::{Instrument, Span, warn};
 use zeroize::Zeroizing;
 
 use crate::seal::SealKey;
@@ -41,8 +41,8 @@ impl KeyFile {
 
     /// The keys in a file, which has to have one.
     pub(crate) async fn read(path: &Path) -> Result<Vec<SealKey>> {
-        let path = path.to_owned();
-        let read = spawn_blocking(move || read(&path)).await;
+        let (path, span) = (path.to_owned(), Span::current());
+        let read = spawn_blocking(move || span.in_scope(|| read(&path))).await;
         read.unwrap_or_else(|error| Err(Error::invalid_config("keys_file").with_source(error)))
     }
 
@@ -55,10 +55,11 @@ impl KeyFile {
         loop {
             if self.look.is_empty() {
                 let path = path.clone();
-                self.look.spawn(async move {
+                let look = async move {
                     sleep(LOOK_INTERVAL).await;
                     Self::read(&path).await
-                });
+                };
+                self.look.spawn(look.in_current_span());
             }
             let Some(Ok(found)) = self.look.join_next().await else {
                 continue;

@@ -38,7 +38,7 @@ use tidings_api::{
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, timeout_at};
-use tracing::{info, warn};
+use tracing::{Instrument, Span, info, warn};
 
 mod config;
 pub use config::{GossipConfig, PORT_DEFAULT};
@@ -65,7 +65,8 @@ use key_file::KeyFile;
 mod keyring;
 pub use keyring::{Gate, KeyReport, Keyring, MemberKeys};
 
-mod link;
+#[doc(hidden)]
+pub mod link;
 pub use link::LinkStats;
 
 mod members;
@@ -91,6 +92,8 @@ use resolve::Seeds;
 pub mod seal;
 use seal::{Counters, Datagrams, Ring, StartId};
 pub use seal::{KeyId, SealKey, SealMode, SealStats};
+
+mod spans;
 
 mod state_dir;
 use state_dir::StateDir;
@@ -133,6 +136,7 @@ pub struct GossipDiscovery {
     publisher: Publisher,
     commands: mpsc::Sender<Command>,
     keys_file: Option<PathBuf>,
+    span: Span,
 }
 
 /// What a member has counted since its start.
@@ -172,75 +176,11 @@ impl GossipDiscovery {
                 "observe true: accepted is false; an observer is started by GossipObserver";
             return Err(Error::invalid_config(message).with_backend(BACKEND));
         }
-        let mut seeds = Seeds::new(config.seeds()?);
-        let ring = Arc::new(ring(&config).await?);
-        let seal_counters = Arc::<Counters>::default();
-        let seal = Datagrams::new(ring.clone(), start_id()?, seal_counters.clone());
-        let net = Net::bind(config.bind, seal).map_err(|error| error.with_backend(BACKEND))?;
-        let local = net.local();
-        say_if_unsealed(local, ring.mode());
-
         let generated = || InstanceId::generate().to_string();
         let name: Arc<str> = config.name.clone().unwrap_or_else(generated).into();
-        let (state, generation) = match &config.state_dir {
-            Some(folder) => StateDir::open(folder, &config.cluster, &name).await,
-            None => Ok((
-                StateDir::default(),
-                Generation::after(Generation::default()),
-            )),
-        }
-        .map_err(|error| error.with_backend(BACKEND))?;
-
-        let enough = Instant::now() + config.join_wait;
-        let resolution = if seeds.is_empty() {
-            None
-        } else {
-            seeds.resolve();
-            timeout_at(enough, seeds.resolved()).await.ok()
-        };
-        let resolved = resolution
-            .as_ref()
-            .map_or(&[][..], |found| &found.addresses);
-        let known = state.candidates(false);
-        let address = address(&config, local, resolved.iter().chain(&known));
-        let identity = Identity {
-            name,
-            generation,
-            address,
-        };
-        info!(name = %identity.name, address = %identity.address, %local, "member started");
-
-        let (joined, first_answer) = oneshot::channel();
-        let (commands, waiting) = mpsc::channel(COMMANDS_WAITING_MAX);
-        let engine = engine(&config, identity.clone());
-        let board = Arc::new(Board::new(identity, bounds(&config, &engine)));
-        let publisher = Publisher::new();
-        let parts = Parts {
-            net,
-            seeds,
-            state,
-            key_file: KeyFile::new(config.keys_file.clone(), ring.keys()),
-            ring,
-            seal_counters,
-            engine,
-            publisher: publisher.clone(),
-            board: board.clone(),
-            joined,
-            cluster: config.cluster.as_str().into(),
-            leave_timeout: config.leave_timeout,
-            commands: waiting,
-        };
-        tokio::spawn(Driver::new(parts, resolution).run());
-        let member = Self {
-            local,
-            board,
-            publisher,
-            commands,
-            keys_file: config.keys_file,
-        };
-        // Too late is no error: the driver goes on trying.
-        let _ = timeout_at(enough, first_answer).await;
-        Ok(member)
+        let span = spans::member(&config.cluster, &name);
+        let starting = Self::start_as(name, config, span.clone());
+        starting.instrument(span).await
     }
 
     /// Name, generation and address of this member, as the others know it. The name is the
@@ -398,6 +338,80 @@ impl GossipDiscovery {
         Faults::new(self.commands.downgrade())
     }
 
+    async fn start_as(name: Arc<str>, config: GossipConfig, span: Span) -> Result<Self> {
+        let mut seeds = Seeds::new(config.seeds()?);
+        let ring = Arc::new(ring(&config).await?);
+        let seal_counters = Arc::<Counters>::default();
+        let seal = Datagrams::new(ring.clone(), start_id()?, seal_counters.clone());
+        let net = Net::bind(config.bind, seal).map_err(|error| error.with_backend(BACKEND))?;
+        let local = net.local();
+        say_if_unsealed(local, ring.mode());
+
+        let (state, generation) = match &config.state_dir {
+            Some(folder) => StateDir::open(folder, &config.cluster, &name).await,
+            None => Ok((
+                StateDir::default(),
+                Generation::after(Generation::default()),
+            )),
+        }
+        .map_err(|error| error.with_backend(BACKEND))?;
+
+        let enough = Instant::now() + config.join_wait;
+        let join = spans::join(config.join.len());
+        let resolution = if seeds.is_empty() {
+            None
+        } else {
+            seeds.resolve();
+            let resolved = timeout_at(enough, seeds.resolved());
+            resolved.instrument(join.clone()).await.ok()
+        };
+        let resolved = resolution
+            .as_ref()
+            .map_or(&[][..], |found| &found.addresses);
+        let known = state.candidates(false);
+        let address = address(&config, local, resolved.iter().chain(&known));
+        let identity = Identity {
+            name,
+            generation,
+            address,
+        };
+        info!(name = %identity.name, address = %identity.address, %local, "member started");
+
+        let (joined, first_answer) = oneshot::channel();
+        let (commands, waiting) = mpsc::channel(COMMANDS_WAITING_MAX);
+        let engine = engine(&config, identity.clone());
+        let board = Arc::new(Board::new(identity, bounds(&config, &engine)));
+        let publisher = Publisher::new();
+        let parts = Parts {
+            net,
+            seeds,
+            state,
+            key_file: KeyFile::new(config.keys_file.clone(), ring.keys()),
+            ring,
+            seal_counters,
+            engine,
+            publisher: publisher.clone(),
+            board: board.clone(),
+            joined,
+            cluster: config.cluster.as_str().into(),
+            leave_timeout: config.leave_timeout,
+            commands: waiting,
+        };
+        let driver = Driver::new(parts, resolution);
+        tokio::spawn(driver.run().instrument(span.clone()));
+        let member = Self {
+            local,
+            board,
+            publisher,
+            commands,
+            keys_file: config.keys_file,
+            span,
+        };
+        // Too late is no error: the driver goes on trying.
+        let _ = timeout_at(enough, first_answer).instrument(join).await;
+        Ok(member)
+    }
+
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
         let closed = || Error::closed().with_backend(BACKEND);
         let (reply, answer) = oneshot::channel();
@@ -449,9 +463,12 @@ impl Discovery for GossipDiscovery {
     }
 
     async fn close(&self) -> Result<()> {
-        // Where the driver has ended already, or ends before it gets to this, that is as well.
-        let _ = self.commands.send(Command::Close).await;
-        self.commands.closed().await;
+        let closing = async {
+            // Where the driver has ended already, or ends before it gets to this, that is as well.
+            let _ = self.commands.send(Command::Close).await;
+            self.commands.closed().await;
+        };
+        closing.instrument(spans::leave(&self.span)).await;
         Ok(())
     }
 }

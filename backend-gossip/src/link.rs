@@ -6,6 +6,7 @@
 //! silent nor slow peers hold more than their share. The tasks' side is in [`carrier`]; they seal what
 //! they write and open what they read.
 
+pub mod bare;
 mod carrier;
 mod greeting;
 mod queue;
@@ -23,12 +24,13 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
-use tracing::{debug, error, trace, warn};
+use tracing::{Instrument, debug, error, trace, warn};
 
 use self::carrier::{Carrier, End, Framed, Outbox, framed};
 use self::queue::{Inlet, Total, queue};
 use crate::engine::{LinkFailure, LinkId};
-use crate::seal::{Counters, Ring};
+use crate::seal::{Counters, Ring, Side};
+use crate::spans;
 use crate::wire::limits::{
     LINK_FRAME_BYTES_MAX, LINK_FRAME_BYTES_TARGET, OBSERVER_WAITING_BYTES_MAX,
 };
@@ -74,6 +76,8 @@ const SHORT_LIVED: Duration = Duration::from_secs(1);
 pub struct LinkStats {
     /// Links that are open now, either way.
     pub open: usize,
+    /// Bytes that wait to be written now, on all of them.
+    pub queued: usize,
     /// Links this member opened.
     pub opened: u64,
     /// Links others opened.
@@ -170,6 +174,7 @@ impl Links {
         LinkStats {
             open: self.open.len(),
             observers: self.observers,
+            queued: self.open.values().map(|link| link.queue.bytes()).sum(),
             ..self.stats
         }
     }
@@ -243,14 +248,15 @@ impl Links {
             return;
         }
         self.stats.accepted += 1;
+        let peer = stream.peer_addr().ok();
         if self.cut_off {
             // Held and never read, as behind a broken network.
-            self.start(now, None, async move |_carrier| {
+            self.start(now, None, peer, async move |_carrier| {
                 let _held = stream;
                 std::future::pending().await
             });
         } else {
-            self.start(now, None, move |carrier| carrier.serve(stream));
+            self.start(now, None, peer, move |carrier| carrier.serve(stream));
         }
     }
 
@@ -327,12 +333,12 @@ impl Links {
         }
         self.stats.opened += 1;
         let id = if self.cut_off {
-            self.start(now, Some(to), async move |carrier| {
+            self.start(now, Some(to), Some(to), async move |carrier| {
                 tokio::time::sleep(carrier::CONNECT_TIMEOUT).await;
                 (carrier, End::Failed(LinkFailure::Unreachable))
             })
         } else {
-            self.start(now, Some(to), move |carrier| carrier.open(to))
+            self.start(now, Some(to), Some(to), move |carrier| carrier.open(to))
         };
         self.outgoing.insert(to, id);
         id
@@ -342,6 +348,7 @@ impl Links {
         &mut self,
         now: Instant,
         to: Option<SocketAddr>,
+        peer: Option<SocketAddr>,
         run: impl FnOnce(Carrier) -> F,
     ) -> LinkId
     where
@@ -352,6 +359,8 @@ impl Links {
         let (inlet, outlet) = queue(&self.waiting);
         let read = (self.frames.0.clone(), self.reading.clone());
         let carrier = Carrier::new(id, Outbox::new(outlet), read, self.keys.clone());
+        let side = to.map_or(Side::Acceptor, |_| Side::Opener);
+        let span = spans::link(id, side, peer);
         let link = Link {
             to,
             queue: inlet,
@@ -359,7 +368,7 @@ impl Links {
             used: now,
             lost_young: false,
             is_observer: false,
-            task: self.tasks.spawn(run(carrier)),
+            task: self.tasks.spawn(run(carrier).instrument(span)),
         };
         self.open.insert(id, link);
         id
@@ -431,7 +440,8 @@ impl Links {
         if matches!(end, End::Lost) && link.may_try_again(Instant::now()) {
             // Opening it again tells why it ended: the process is gone, which the others want to
             // know at once; or it restarted, and takes what waits.
-            link.task = self.tasks.spawn(carrier.open(to));
+            let span = spans::link(id, Side::Opener, Some(to));
+            link.task = self.tasks.spawn(carrier.open(to).instrument(span));
             return None;
         }
         let unreachable = LinkEvent::Failed(to, LinkFailure::Unreachable);

@@ -271,6 +271,7 @@ const RECORDS: &str = "tidings_gossip_records";
 const QUEUED_BROADCASTS: &str = "tidings_gossip_queued_broadcasts";
 const QUEUED_DATAGRAMS: &str = "tidings_gossip_queued_datagrams";
 const EVENT_BYTES: &str = "tidings_gossip_event_bytes";
+const QUEUED_LINK_BYTES: &str = "tidings_gossip_queued_link_bytes";
 const OPEN_LINKS: &str = "tidings_gossip_open_links";
 const OBSERVERS: &str = "tidings_gossip_observers";
 const ROUND_TRIP: &str = "tidings_gossip_round_trip_seconds";
@@ -314,6 +315,7 @@ impl Metrics {
         gauge!(QUEUED_BROADCASTS, labels.clone()).set(stats.engine.broadcasts as f64);
         gauge!(EVENT_BYTES, labels.clone()).set(stats.engine.events.kept_bytes as f64);
         gauge!(QUEUED_DATAGRAMS, labels.clone()).set(waiting as f64);
+        gauge!(QUEUED_LINK_BYTES, labels.clone()).set(stats.links.queued as f64);
         gauge!(OPEN_LINKS, labels.clone()).set(stats.links.open as f64);
         gauge!(OBSERVERS, labels.clone()).set(stats.engine.observers as f64);
         let round_trips = histogram!(ROUND_TRIP, labels);
@@ -340,6 +342,11 @@ fn describe() {
         describe_gauge!(RECORDS, Unit::Count, "records known, tombstones included");
         describe_gauge!(QUEUED_BROADCASTS, Unit::Count, "changes queued for gossip");
         describe_gauge!(EVENT_BYTES, Unit::Bytes, "user events kept");
+        describe_gauge!(
+            QUEUED_LINK_BYTES,
+            Unit::Bytes,
+            "bytes that wait to be written on links"
+        );
         describe_gauge!(OPEN_LINKS, Unit::Count, "links open, either way");
         describe_gauge!(OBSERVERS, Unit::Count, "observers of this member");
         describe_gauge!(

@@ -345,3 +345,26 @@ fn a_new_start_keeps_what_was_said_of_the_keyring() {
     assert_eq!((word.generation, &*word.seal), (201, &[1, 2, 3][..]));
     assert_eq!(word.features, Features::OURS);
 }
+
+#[test]
+fn a_member_does_not_check_or_accuse_itself() {
+    let mut now = Instant::now();
+    let mut engine = engine(now);
+    let ask = Message::PingRequest {
+        sequence: 1,
+        target: engine.me,
+        refused: true,
+    };
+    engine.handle_datagram(now, stranger(), &frame(&[ask]));
+    for _ in 0..2 {
+        engine.handle_link_failure(now, engine.identity.address, LinkFailure::Refused);
+    }
+    assert!(engine.checks.is_empty(), "{:?}", engine.checks);
+    let end = now + Duration::from_secs(3);
+    while let Some(due) = engine.poll_timeout().filter(|due| *due <= end) {
+        now = due;
+        engine.handle_timeout(now);
+    }
+    assert_eq!(engine.members.me().state, MemberState::Alive);
+    assert_eq!((engine.stats.suspicions, engine.stats.deaths), (0, 0));
+}

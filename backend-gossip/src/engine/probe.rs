@@ -266,7 +266,8 @@ impl Engine {
         }
     }
 
-    /// Pings a member, and knocks where wanted; answers whether that was possible.
+    /// Pings a member, and knocks where wanted; answers whether that was possible. Not itself: its own
+    /// address refuses links where it is translated, and somebody may ask for it.
     pub(super) fn check(
         &mut self,
         now: Instant,
@@ -278,7 +279,7 @@ impl Engine {
         let Some(member) = self
             .members
             .find(target)
-            .filter(|member| member.is_present())
+            .filter(|member| target != self.me && member.is_present())
         else {
             return false;
         };

@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc::Sender;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
+use tracing::trace;
 
 use super::greeting::{Sealed, greet};
 use super::queue::Outlet;
@@ -36,9 +36,6 @@ const READ_BUFFER_BYTES: usize = 64;
 const FREE_FRAME_BYTES: usize = LINK_FRAME_BYTES_TARGET + 16 * 1024;
 /// What stands before each frame: its length.
 pub(super) const LENGTH_BYTES: usize = 4;
-
-/// The end of a link that is read.
-pub(super) type Reading<'a> = BufReader<ReadHalf<'a>>;
 
 /// How the task of a link ended.
 #[derive(Debug)]
@@ -101,7 +98,17 @@ impl Carrier {
     }
 
     async fn exchange(&mut self, mut stream: TcpStream, side: Side) -> End {
-        let (reader, mut writer) = stream.split();
+        let (reader, writer) = stream.split();
+        self.carry(reader, writer, side).await
+    }
+
+    /// Carries frames both ways over any connection.
+    pub(super) async fn carry(
+        &mut self,
+        reader: impl AsyncRead + Unpin,
+        mut writer: impl AsyncWrite + Unpin,
+        side: Side,
+    ) -> End {
         let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
         let greeted = tokio::select! {
             greeted = greet(&self.keys, side, &mut reader, &mut writer) => greeted,
@@ -114,6 +121,7 @@ impl Carrier {
             Err(end) => return end,
         };
         let unsealed = seal.is_none();
+        trace!(sealed = !unsealed, "link carries frames");
         tokio::select! {
             // Reading first: what is written after the peer's end is known would be lost.
             biased;
@@ -240,7 +248,7 @@ fn configure(stream: &TcpStream) -> io::Result<()> {
 }
 
 async fn read_frames(
-    mut reader: Reading<'_>,
+    mut reader: BufReader<impl AsyncRead + Unpin>,
     id: LinkId,
     (frames, reading): &Read,
     mut open: Option<LinkOpener>,
@@ -273,7 +281,7 @@ async fn read_frames(
 
 /// The next frame with the leave to hold it, or `None` where its length is not one.
 async fn read_frame<'a>(
-    reader: &mut Reading<'_>,
+    reader: &mut BufReader<impl AsyncRead + Unpin>,
     longest: usize,
     reading: &'a Semaphore,
 ) -> io::Result<Option<(Vec<u8>, Option<SemaphorePermit<'a>>)>> {
@@ -295,7 +303,7 @@ async fn read_frame<'a>(
 }
 
 async fn write_frames(
-    mut writer: WriteHalf<'_>,
+    mut writer: impl AsyncWrite + Unpin,
     outbox: &mut Outbox,
     mut seal: Option<LinkSealer>,
     keys: &LinkKeys,

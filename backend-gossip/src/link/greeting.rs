@@ -2,12 +2,11 @@
 
 use std::io;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::WriteHalf;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::time::timeout;
 
 use super::LinkKeys;
-use super::carrier::{End, FRAME_TIMEOUT, Reading};
+use super::carrier::{End, FRAME_TIMEOUT};
 use crate::seal::{
     HELLO_BYTES, Hello, LinkOpener, LinkSealer, MAGIC_SEALED, Rejection, Ring, Side,
 };
@@ -23,8 +22,8 @@ pub(super) struct Sealed {
 pub(super) async fn greet(
     keys: &LinkKeys,
     side: Side,
-    reader: &mut Reading<'_>,
-    writer: &mut WriteHalf<'_>,
+    reader: &mut BufReader<impl AsyncRead + Unpin>,
+    writer: &mut (impl AsyncWrite + Unpin),
 ) -> Result<Option<Sealed>, End> {
     let ring = keys.ring();
     match side {
@@ -63,14 +62,14 @@ fn hello(ring: &Ring) -> Result<Hello, End> {
     Hello::new(ring, salt).ok_or(End::Done)
 }
 
-async fn write(writer: &mut WriteHalf<'_>, hello: &Hello) -> Result<(), End> {
+async fn write(writer: &mut (impl AsyncWrite + Unpin), hello: &Hello) -> Result<(), End> {
     match timeout(FRAME_TIMEOUT, writer.write_all(&hello.encode())).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) | Err(_) => Err(End::Lost),
     }
 }
 
-async fn read(keys: &LinkKeys, reader: &mut Reading<'_>) -> Result<Hello, End> {
+async fn read(keys: &LinkKeys, reader: &mut (impl AsyncRead + Unpin)) -> Result<Hello, End> {
     let mut bytes = [0; HELLO_BYTES];
     match timeout(FRAME_TIMEOUT, reader.read_exact(&mut bytes)).await {
         Ok(Ok(_)) => Hello::decode(&keys.ring(), &bytes).map_err(|why| keys.rejected(why)),

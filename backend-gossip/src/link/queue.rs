@@ -100,7 +100,6 @@ impl Inlet {
     }
 
     /// Bytes that are not written yet.
-    #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         self.0.waiting().bytes
     }

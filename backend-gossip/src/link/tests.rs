@@ -174,7 +174,9 @@ async fn a_slow_peer_costs_a_bounded_queue() {
         (LINK_FRAME_BYTES_MAX..=BYTES_WAITING_MAX).contains(&waiting),
         "{waiting}"
     );
-    assert!(links.stats().dropped >= 50, "{:?}", links.stats());
+    let stats = links.stats();
+    assert!(stats.dropped >= 50, "{stats:?}");
+    assert_eq!(stats.queued, waiting);
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use super::unproven::{Held, Unproven};
 use super::window::Window;
 use super::{
     Counters, HEADER_BYTES, KeyId, MAGIC_CONTROL, MAGIC_SEALED, Rejection, Ring, SHARED_BYTES,
-    TAG_BYTES,
+    SealStats, TAG_BYTES,
 };
 use crate::wire::limits::VERSION;
 use crate::wire::{MAGIC, Reader};
@@ -142,6 +142,12 @@ impl Datagrams {
     #[must_use]
     pub fn has_released(&self) -> bool {
         !self.released.is_empty()
+    }
+
+    /// What was counted, of links as well where they share the counters.
+    #[must_use]
+    pub fn stats(&self) -> SealStats {
+        self.counters.stats()
     }
 
     fn open_sealed(

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tidings_gossip::wire::message::RangeDigest;
 use tidings_gossip::wire::{Header, Message, cluster_hash};
 
-use crate::lab::{Attack, Lab};
+use crate::lab::Lab;
 
 /// Connections each attacker holds: together more than a member accepts.
 const CONNECTIONS: usize = 600;

@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tidings_api::{Discovery, DiscoveryExt, Selector};
-use tidings_gossip::GossipDiscovery;
 use tidings_gossip::wire::limits::{OBSERVED_SELECTORS_MAX, OBSERVER_UNREAD_BYTES_MAX};
 use tidings_gossip::wire::message::{Accuse, Alive, Record, Verdict};
 use tidings_gossip::wire::observe::Observing;
 use tidings_gossip::wire::{Header, Message, cluster_hash, member_hash};
+use tidings_gossip::{Features, GossipDiscovery};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -65,6 +65,7 @@ async fn who_observes_has_no_say() {
         floor: 0,
         newest: 0,
         seal: Box::default(),
+        features: Features::NONE,
         unknown: Box::default(),
     });
     let record = |owner: &str| {

@@ -1,7 +1,7 @@
 //! Keys change, and sealing begins and ends, while the cluster runs.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tempfile::tempdir;
@@ -61,13 +61,15 @@ async fn shared(members: Vec<GossipDiscovery>) -> Vec<Arc<GossipDiscovery>> {
 /// Changes of the members in turn, 100 a second, each of which everybody has to see in the end.
 struct Storm {
     stop: Arc<AtomicBool>,
+    made: Arc<AtomicU64>,
     task: tokio::task::JoinHandle<u64>,
 }
 
 impl Storm {
     fn start(members: &[Arc<GossipDiscovery>]) -> Self {
         let stop = Arc::<AtomicBool>::default();
-        let (members, stopped) = (members.to_vec(), stop.clone());
+        let made = Arc::<AtomicU64>::default();
+        let (members, stopped, count) = (members.to_vec(), stop.clone(), made.clone());
         let task = tokio::spawn(async move {
             let mut ticks = interval(Duration::from_millis(10));
             let mut number = 0;
@@ -78,10 +80,20 @@ impl Storm {
                 let name = member.identity().name;
                 let changed = instance(&name).with_metadata("number", number.to_string());
                 member.register(changed.unwrap()).await.unwrap();
+                count.store(number, Ordering::Relaxed);
             }
             number
         });
-        Self { stop, task }
+        Self { stop, made, task }
+    }
+
+    /// Waits for so many more changes; a hundred take a second.
+    async fn until_more(&self, more: u64) {
+        let enough = self.made.load(Ordering::Relaxed) + more;
+        until("there are more changes", async || {
+            self.made.load(Ordering::Relaxed) >= enough
+        })
+        .await;
     }
 
     /// Ends it, and answers how many changes there were.
@@ -129,6 +141,7 @@ async fn assert_all_seen(members: &[Arc<GossipDiscovery>], last: u64, watched: V
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_rotate_under_100_changes_a_second_and_nothing_is_lost_and_nobody_accused() {
     const ROTATIONS: u8 = 5;
+    const CHANGES_PER_STEP: u64 = 20;
     let members = shared(cluster(5, sealed).await).await;
     for member in &members {
         let name = member.identity().name;
@@ -140,14 +153,19 @@ async fn keys_rotate_under_100_changes_a_second_and_nothing_is_lost_and_nobody_a
     let started = std::time::Instant::now();
     for number in 1..=ROTATIONS {
         let (old, new) = (key(number), key(number + 1));
+        // Under changes, each step: what is sealed with the old key is on its way when it is taken.
         add(&members, &new).await;
+        storm.until_more(CHANGES_PER_STEP).await;
         use_key(&members, new.id()).await;
+        storm.until_more(CHANGES_PER_STEP).await;
         retire(&members, old.id()).await;
-    }
-    while started.elapsed() < Duration::from_secs(3) {
-        tokio::time::sleep(super::POLL).await;
+        storm.until_more(CHANGES_PER_STEP).await;
     }
     let last = storm.stop().await;
+    assert!(
+        last >= 3 * u64::from(ROTATIONS) * CHANGES_PER_STEP,
+        "{last} changes"
+    );
     println!(
         "{ROTATIONS} rotations, {last} changes, {:?}",
         started.elapsed()
