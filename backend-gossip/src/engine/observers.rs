@@ -393,7 +393,7 @@ impl Engine {
                 .iter()
                 .find_map(|(selector, walk)| Some((selector.clone(), walk.clone()?)))
         {
-            let (frame, next) = self.next_of_walk(&selector, walk);
+            let (frame, next) = self.next_of_walk(&selector, &walk);
             self.deliver([link], frame);
             if let Some(observer) = self.observers.links.get_mut(&link) {
                 observer.subscriptions.insert(selector, next);
@@ -402,7 +402,7 @@ impl Engine {
     }
 
     /// A frame with the next part of a walk, and where the walk is then.
-    fn next_of_walk(&self, selector: &Selector, walk: Walk) -> (Vec<u8>, Option<Walk>) {
+    fn next_of_walk(&self, selector: &Selector, walk: &Walk) -> (Vec<u8>, Option<Walk>) {
         let mut frame = self.frame(&[]);
         let mut told = BTreeSet::new();
         for place in self.registry.after(selector, walk.last.as_ref()) {

@@ -98,7 +98,12 @@ impl Feeds {
     pub(super) fn publish(&mut self, now: Instant, session: &Session) {
         let is_ready =
             |selector: &Selector| session.is_known(selector) && session.is_whole(selector);
-        for selector in self.due.extract_if(.., |selector| is_ready(selector)) {
+        let (ready, later) = std::mem::take(&mut self.due)
+            .into_iter()
+            .partition(is_ready);
+        self.due = later;
+        let ready: BTreeSet<_> = ready;
+        for selector in ready {
             if let Some(feed) = self.feeds.get(&selector) {
                 feed.publish(session.view(&selector), session.freshness().clone());
                 self.published += 1;

@@ -314,8 +314,10 @@ impl Replica {
 
     /// Shows what was waited for in vain; answers when to look again.
     pub(crate) fn release_overdue(&mut self, now: Instant) -> Option<Instant> {
-        let overdue = self.held.extract_if(.., |_, (_, until)| *until <= now);
-        for (id, _) in overdue.collect::<Vec<_>>() {
+        let held = self.held.iter();
+        let overdue = held.filter(|(_, (_, until))| *until <= now);
+        for id in overdue.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.held.remove(&id);
             self.note_services_of(id);
         }
         self.next_release()

@@ -315,7 +315,7 @@ impl Session {
         match message {
             Message::Observing(Observing::Vouch(vouch)) => self.handle_vouch(now, vouch),
             Message::Observing(Observing::Complete { selector, same }) => {
-                self.handle_complete(now, selector, same);
+                self.handle_complete(now, &selector, same);
             }
             Message::Observing(Observing::Owner(owner)) => self.replica.handle_owner(now, owner),
             Message::Observing(Observing::Members(members)) => self.members = members,
@@ -353,17 +353,17 @@ impl Session {
         self.settle(now);
     }
 
-    fn handle_complete(&mut self, now: Instant, selector: Selector, same: bool) {
+    fn handle_complete(&mut self, now: Instant, selector: &Selector, same: bool) {
         let Some(link) = &mut self.link else { return };
-        let Some(complete) = link.subscribed.get_mut(&selector) else {
+        let Some(complete) = link.subscribed.get_mut(selector) else {
             return;
         };
         *complete = true;
         if same {
-            self.replica.confirm(&selector);
+            self.replica.confirm(selector);
         }
         for watched in &self.watched {
-            if *watched == selector || selector == Selector::All {
+            if watched == selector || *selector == Selector::All {
                 self.known.insert(watched.clone());
             }
         }
