@@ -213,7 +213,7 @@ async fn a_query_says_who_has_not_answered_and_why() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_and_queries_work_in_a_sealed_cluster() {
-    let keys = [SealKey::from_bytes([7; 32]).unwrap()];
+    let keys = [SealKey::from_bytes(std::array::from_fn(|at| at as u8)).unwrap()];
     let members = cluster(3, &keys).await;
     let mut reader = members[2].events().await.unwrap();
     let server = tokio::spawn(echo(members[1].queries().await.unwrap(), "m1".into()));
