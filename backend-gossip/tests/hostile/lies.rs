@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tidings_gossip::Identity;
 use tidings_gossip::wire::Message;
 use tidings_gossip::wire::message::{Accuse, Verdict};
 
@@ -108,7 +109,6 @@ fn ever_rising_words_for_others_cost_a_bounded_storm() {
             *address,
         )
     };
-    use tidings_gossip::Identity;
     let (missing, looks) = for_ten_seconds(&mut cluster, say);
     let each = (sent(&cluster) - before) / 10 / 6;
     println!("missing in {missing} of {looks} looks; {each} datagrams/s of each member");
