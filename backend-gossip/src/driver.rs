@@ -58,7 +58,7 @@ pub(crate) enum Command {
     SendEvent(ServiceName, Arc<[u8]>, Reply<u64>),
     Events(Reply<Events>),
     Query(ServiceName, Arc<[u8]>, Terms, Reply<Result<Answers>>),
-    Queries(mpsc::WeakSender<Command>, Reply<Queries>),
+    Queries(mpsc::WeakSender<Self>, Reply<Queries>),
     Answer(QueryKey, Option<Arc<[u8]>>),
     Stats(Reply<Stats>),
     ChangeKeys(KeyChange, Gate, Reply<Result<()>>),

@@ -240,7 +240,7 @@ impl Streams {
         (id, generation): (u64, u64),
         oldest: u64,
         begin: Option<u64>,
-        sender: Option<Arc<str>>,
+        sender: Option<&Arc<str>>,
     ) -> Vec<Heard> {
         let stream = self.begin(id, generation, begin);
         let before = stream.told;
@@ -257,10 +257,10 @@ impl Streams {
         let mut miss = |told: &mut Vec<Heard>, next: u64| {
             let count = last.map_or(0, |last| next - last - 1);
             last = last.map(|_| next);
-            if let Some(sender) = sender.clone().filter(|_| count > 0) {
+            if let Some(sender) = sender.filter(|_| count > 0) {
                 let generation = Generation::new(generation);
                 told.push(Heard::Missed {
-                    sender,
+                    sender: sender.clone(),
                     generation,
                     count,
                 });
@@ -529,7 +529,7 @@ mod tests {
         for sequence in [1, 4, 8, 9] {
             streams.admit(now, 1, kept(now, 7, sequence, 1), Some(0));
         }
-        let told = streams.skip_to(now, (1, 7), 8, Some(0), Some("a".into()));
+        let told = streams.skip_to(now, (1, 7), 8, Some(0), Some(&"a".into()));
         assert_eq!(shown(&told), ["missed 2", "4", "missed 3", "8", "9"]);
         assert_eq!(
             streams.head(1).map(|head| (head.oldest, head.newest)),
@@ -538,7 +538,7 @@ mod tests {
         // Who has just come has missed nothing: it begins where the history does.
         let mut late = Streams::default();
         late.admit(now, 1, kept(now, 7, 8, 1), None);
-        let told = late.skip_to(now, (1, 7), 8, None, Some("a".into()));
+        let told = late.skip_to(now, (1, 7), 8, None, Some(&"a".into()));
         assert_eq!(shown(&told), ["8"]);
     }
 

@@ -304,7 +304,7 @@ impl Engine {
     pub(super) fn skip(&mut self, now: Instant, id: u64, generation: u64, oldest: u64) {
         let (begin, sender) = (self.begin_of_streams(), self.sender_name(id));
         let streams = &mut self.user_events.streams;
-        let told = streams.skip_to(now, (id, generation), oldest, begin, sender);
+        let told = streams.skip_to(now, (id, generation), oldest, begin, sender.as_ref());
         self.tell_events(now, id, told);
     }
 }
