@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidings_api::{
     Address, Bounds, Connection, Error, ErrorKind, Health, Instance, InstanceId, InstanceKey,
@@ -13,9 +13,10 @@ use tidings_api::{
 use tokio::sync::watch;
 
 use crate::offers::{Goal, Offer, Offers};
+use crate::rivals::RIVAL_PAUSE;
 use crate::sides::Handles;
 use crate::tasks::Tasks;
-use crate::topics::{Topic, Topics};
+use crate::topics::Topics;
 use crate::{BACKEND, PARTICIPANTS, Phase, Plan, Side, Sides, Traits};
 
 /// How long a goodbye stays at least: the turn of a reader on a side that shows changes at once.
@@ -251,56 +252,6 @@ impl Inner {
         offers.map.keys().any(|key| key.service() == service) || service.as_str() == PARTICIPANTS
     }
 
-    /// Looks whether somebody else has taken over an own key on one side. The newer registration
-    /// wins on both (REG-5): where that is the other's, this one ends on both sides; where it is
-    /// this one, it takes the side back. Says whether it is to be looked again soon.
-    pub(crate) fn meet_rivals(&self, topic: &Topic) -> bool {
-        let mut doubtful = Vec::new();
-        {
-            let offers = self.lock();
-            let plan = self.plan();
-            for (key, offer) in offers
-                .map
-                .iter()
-                .filter(|(key, _)| topic.selects_alone(key))
-            {
-                let Some(own) = offer.generation().filter(|_| offer.owned().is_some()) else {
-                    continue;
-                };
-                let writes = self.phase_of(&plan, key).1;
-                let told = writes.iter().filter(|side| offer.told[side.index()].holds);
-                doubtful.extend(told.map(|side| (key.clone(), side, own)));
-            }
-        }
-        let mut again = false;
-        for (key, side, own) in doubtful {
-            let rival = topic.look(|merge, _| merge.listing(side, &key).cloned());
-            if rival
-                .as_ref()
-                .is_some_and(|listed| listed.generation() == own)
-            {
-                continue;
-            }
-            again = true;
-            let status = self.handles.get(side).map(|handle| handle.status());
-            let registration = status.as_ref().and_then(|status| status.registration(&key));
-            if !registration.is_some_and(Registration::is_superseded) {
-                continue;
-            }
-            let is_older =
-                rival.is_some_and(|rival| rival.phase.is_some() && rival.generation() < own);
-            self.offer_mut(&key, |offer| match () {
-                () if offer.owned().is_none() || offer.generation() != Some(own) => {}
-                () if is_older => offer.again_on(side),
-                () => {
-                    tracing::info!(%key, %side, "a newer owner has taken over");
-                    offer.supersede();
-                }
-            });
-        }
-        again
-    }
-
     /// Makes an instance what is desired; returns the version to wait for, and what was before.
     fn desire(self: &Arc<Self>, instance: &Instance) -> Result<(u64, Option<Arc<Instance>>)> {
         let key = instance.key();
@@ -334,8 +285,17 @@ impl Inner {
             let seen = topic.newest(&key);
             let plan = self.plan();
             let (phase, writes) = self.phase_of(&plan, &key);
+            let is_lost = || {
+                let status = self.handles.get(side).map(|handle| handle.status());
+                status.is_none_or(|status| is_taken(&status, &key))
+            };
+            let lingers = self.offer(&key, |offer| offer.lingers(side)) == Some(true) && !is_lost();
             let goal = self.offer_mut(&key, |offer| {
-                (offer.serial == serial).then(|| offer.goal(side, phase, writes, seen))
+                let goal = |offer: &mut Offer| match lingers {
+                    true => Goal::Wait(Some(Instant::now() + RIVAL_PAUSE)),
+                    false => offer.goal(side, phase, writes, seen),
+                };
+                (offer.serial == serial).then(|| goal(offer))
             });
             let Some(goal) = goal.flatten() else {
                 return;
@@ -377,6 +337,12 @@ impl Inner {
             self.offer_mut(key, |offer| offer.tell(side, version, false, None));
             return;
         };
+        let claims = self.offer(key, |offer| offer.told[side.index()].claims);
+        if claims == Some(false) && is_taken(&handle.status(), key) {
+            // Whoever has the key may be newer. Where it isn't, the side is taken back.
+            self.offer_mut(key, |offer| offer.tell(side, version, true, None));
+            return;
+        }
         let error = handle.register(instance).await.err();
         let error = error.map(|error| self.on_side(side, error));
         if let Some(error) = &error {
@@ -397,7 +363,8 @@ impl Inner {
     /// the time to hear it: in an outage of the other side they would take it for gone.
     async fn say_goodbye(&self, key: &InstanceKey, side: Side, instance: Instance) {
         let mut pause = Duration::ZERO;
-        if let Some(handle) = self.handles.get(side) {
+        let handle = self.handles.get(side);
+        if let Some(handle) = handle.filter(|handle| !is_taken(&handle.status(), key)) {
             match handle.register(instance).await {
                 Ok(_) => pause = handle.status().bounds().visible.max(GOODBYE_MIN),
                 Err(error) => tracing::debug!(%key, %side, %error, "a side can't be told goodbye"),
@@ -441,7 +408,7 @@ impl Inner {
     }
 
     /// A participant is where its process is.
-    fn phase_of(&self, plan: &Plan, key: &InstanceKey) -> (Phase, Sides) {
+    pub(crate) fn phase_of(&self, plan: &Plan, key: &InstanceKey) -> (Phase, Sides) {
         if is_public(key) {
             let phase = plan.phase(key.service());
             (phase, phase.writes())
@@ -468,11 +435,15 @@ impl Inner {
         .with_source(cause)
     }
 
-    fn offer<T>(&self, key: &InstanceKey, look: impl FnOnce(&Offer) -> T) -> Option<T> {
+    pub(crate) fn offer<T>(&self, key: &InstanceKey, look: impl FnOnce(&Offer) -> T) -> Option<T> {
         self.lock().map.get(key).map(look)
     }
 
-    fn offer_mut<T>(&self, key: &InstanceKey, change: impl FnOnce(&mut Offer) -> T) -> Option<T> {
+    pub(crate) fn offer_mut<T>(
+        &self,
+        key: &InstanceKey,
+        change: impl FnOnce(&mut Offer) -> T,
+    ) -> Option<T> {
         let mut offers = self.lock();
         let changed = offers.map.get_mut(key).map(change);
         offers.tidy(key);
@@ -487,7 +458,7 @@ impl Inner {
         Ok(offers)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Offers> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Offers> {
         self.offers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -500,6 +471,12 @@ pub(crate) fn participants() -> ServiceName {
 
 pub(crate) fn error(kind: ErrorKind, message: String) -> Error {
     Error::new(kind, message).with_backend(BACKEND)
+}
+
+/// Whether another owner has a key, as far as a side's handle knows.
+fn is_taken(status: &Status, key: &InstanceKey) -> bool {
+    let registration = status.registration(key);
+    registration.is_some_and(Registration::is_superseded)
 }
 
 /// Whether applications know of a key.
@@ -575,7 +552,7 @@ fn connection(sides: &[(Side, Status)]) -> Connection {
             }
             _ => {
                 let reason = format!("the {side} side ({}): closed", status.backend());
-                Some((std::time::Instant::now(), reason))
+                Some((Instant::now(), reason))
             }
         });
     let lost: Vec<_> = lost.collect();

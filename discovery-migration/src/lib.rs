@@ -26,10 +26,12 @@ mod migration;
 mod offers;
 mod phase;
 mod preflight;
+mod rivals;
 mod sides;
 mod steps;
 mod tasks;
 mod topics;
+mod verdict;
 mod walk;
 
 pub use bridge::{Bridge, BridgeOptions, BridgeReport, BridgeState, Skip};

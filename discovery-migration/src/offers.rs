@@ -12,6 +12,9 @@ use crate::{Phase, Side, Sides};
 
 /// How long a side that refused is left alone before it is asked again.
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
+/// How long an owner that has given way leaves a side to the newer one at most: that one may not
+/// reach it. Above what it takes to be seen there and answered.
+const LINGER_MAX: Duration = Duration::from_secs(5);
 
 /// All keys that something is desired of, or was.
 #[derive(Debug, Default)]
@@ -34,6 +37,9 @@ pub(crate) struct Offer {
     pub(crate) desired: Option<Arc<Instance>>,
     /// A newer owner has the key.
     pub(crate) superseded: bool,
+    /// Where it was superseded: the sides that the newer owner is about to take, and until when they are
+    /// left to it.
+    lingers: Option<(Sides, Instant)>,
     /// Drawn when a side is told for the first time.
     generation: Option<Generation>,
     revision: u64,
@@ -54,6 +60,13 @@ pub(crate) struct Told {
     confirmed: u64,
     /// It was told goodbye, and forgets the instance then.
     goodbye: Option<Instant>,
+    /// Since when another owner is known to have the key there, without a break.
+    overtaken: Option<Instant>,
+    /// The next registration takes the key from whoever has it there. Otherwise a change of content would
+    /// take it from a newer owner that nobody has met yet.
+    pub(crate) claims: bool,
+    /// What was listed when the side was taken back.
+    pub(crate) answered: Option<Generation>,
 }
 
 /// What is to be done for one key on one side.
@@ -81,6 +94,7 @@ impl Offers {
             planned: 1,
             desired: Some(Arc::new(explicit(instance))),
             superseded: false,
+            lingers: None,
             generation: None,
             revision: 1,
             told: [Told::nothing(), Told::nothing()],
@@ -113,6 +127,7 @@ impl Offer {
             // A new owner, also where it is the former one.
             self.superseded = false;
             self.generation = None;
+            self.claim();
             let last = self.desired.take();
             let instance = match &last {
                 Some(last) => instance.keeping_health_of(last),
@@ -145,16 +160,38 @@ impl Offer {
         self.planned = self.version;
     }
 
-    /// Tells one side once more.
-    pub(crate) fn again_on(&mut self, side: Side) {
-        self.told[side.index()].version = 0;
+    /// Registers on a side once more, where `listed` is no newer owner's.
+    pub(crate) fn take_back(&mut self, side: Side, listed: Option<Generation>) {
+        let told = &mut self.told[side.index()];
+        (told.version, told.claims, told.answered) = (0, true, listed);
         self.notify();
     }
 
-    /// A newer owner has the key: this one stops, on both sides.
-    pub(crate) fn supersede(&mut self) {
+    /// A newer owner has the key, and `comes` to these sides: this one stops, on both.
+    pub(crate) fn supersede(&mut self, comes: Sides) {
         self.superseded = true;
+        self.lingers = Some((comes, Instant::now() + LINGER_MAX));
         self.again();
+    }
+
+    /// Whether it is left on a side, that the newer owner hasn't taken yet.
+    pub(crate) fn lingers(&self, side: Side) -> bool {
+        let is_left = self.superseded && self.desired.is_some() && self.told[side.index()].holds;
+        let lingers = self.lingers.filter(|_| is_left);
+        lingers.is_some_and(|(sides, until)| sides.has(side) && Instant::now() < until)
+    }
+
+    /// Is a newer registration from now on.
+    pub(crate) fn draw_again(&mut self) {
+        self.generation = None;
+        self.claim();
+        self.again();
+    }
+
+    fn claim(&mut self) {
+        for told in &mut self.told {
+            told.claims = true;
+        }
     }
 
     /// What is to be done on a side. `writes` are the sides that the phase says, `seen` the newest
@@ -219,6 +256,7 @@ impl Offer {
     /// Takes in what a side was told, and whether it refused.
     pub(crate) fn tell(&mut self, side: Side, version: u64, holds: bool, error: Option<Error>) {
         let told = &mut self.told[side.index()];
+        let has_failed = error.is_some();
         *told = Told {
             version,
             holds,
@@ -226,6 +264,9 @@ impl Offer {
             since: Instant::now(),
             confirmed: told.confirmed,
             goodbye: None,
+            overtaken: None,
+            claims: told.claims && (!holds || has_failed),
+            answered: told.answered,
         };
         self.notify();
     }
@@ -275,6 +316,9 @@ impl Told {
             since: Instant::now(),
             confirmed: 0,
             goodbye: None,
+            overtaken: None,
+            claims: true,
+            answered: None,
         }
     }
 
@@ -290,6 +334,18 @@ impl Told {
 
     pub(crate) fn since(&self) -> Instant {
         self.since
+    }
+
+    /// Notes whether another owner is known to have the key there; says whether it has been for long.
+    pub(crate) fn is_overtaken_for(
+        &mut self,
+        long: Duration,
+        is_overtaken: bool,
+        now: Instant,
+    ) -> bool {
+        let since = self.overtaken.filter(|_| is_overtaken);
+        self.overtaken = is_overtaken.then(|| since.unwrap_or(now));
+        since.is_some_and(|since| now >= since + long)
     }
 }
 

@@ -12,12 +12,11 @@ use tokio::sync::{Notify, watch};
 use crate::coverage::Tally;
 use crate::inner::Inner;
 use crate::merge::Merge;
+use crate::rivals::RIVAL_PAUSE;
 use crate::{PARTICIPANTS, Phase, Plan, Side, Sides, is_own_service};
 
 /// How long a side that refused to be watched is left alone.
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
-/// How soon it is looked again whether a rival has taken over an own key.
-const RIVAL_PAUSE: Duration = Duration::from_millis(200);
 
 /// All selectors that are watched, by applications or by the migration itself.
 pub(crate) type Topics = HashMap<Selector, Arc<Topic>>;
