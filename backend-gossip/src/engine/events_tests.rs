@@ -53,11 +53,19 @@ fn event(sender: &str, generation: u64, sequence: u64, bytes: usize) -> Message 
 fn with_members(now: Instant) -> Engine {
     let mut engine = engine(now, 1);
     for at in 2..5 {
-        let alive = Message::Alive(alive(&self::engine(now, at).identity));
-        let frame = frame(&format!("m{at}"), &[alive]);
-        engine.handle_datagram(now, address(at), &frame);
+        meet(&mut engine, now, at, Features::OURS);
     }
     engine
+}
+
+/// Tells of a member that understands this much.
+fn meet(engine: &mut Engine, now: Instant, at: u8, features: Features) {
+    let alive = Message::Alive(Alive {
+        features,
+        ..alive(&self::engine(now, at).identity)
+    });
+    let frame = frame(&format!("m{at}"), &[alive]);
+    engine.handle_datagram(now, address(at), &frame);
 }
 
 fn told(engine: &mut Engine) -> Vec<String> {
@@ -297,6 +305,8 @@ fn a_query_is_handed_over_and_answered_once() {
 fn a_query_says_who_has_answered_and_who_has_not() {
     let mut now = Instant::now();
     let mut engine = with_members(now);
+    // Of a build that knows no queries.
+    meet(&mut engine, now, 5, Features::NONE);
     let name = ServiceName::new("load").unwrap();
     let terms = Terms {
         timeout: Duration::from_secs(2),
@@ -351,6 +361,7 @@ fn a_query_says_who_has_answered_and_who_has_not() {
         ("m2", answered),
         ("m3", received),
         ("m4", Outcome::Silent),
+        ("m5", Outcome::Declined),
     ];
     assert_eq!(outcomes, expected);
     // Late answers are dropped.

@@ -15,9 +15,9 @@ use super::answers::Heard;
 use super::member::Member;
 use super::timer::Timer;
 use super::{Engine, Event, Route};
-use crate::wire::Message;
 use crate::wire::limits::{QUERIES_OPEN_MAX, QUERY_TIME_MAX};
 use crate::wire::queries::{Answer, Query, Word};
+use crate::wire::{Features, Message};
 
 /// Members asked at one moment, so that their answers don't come as one burst.
 const BURST: usize = 64;
@@ -50,7 +50,7 @@ pub struct Terms {
 pub enum Outcome {
     /// It has answered.
     Answered,
-    /// It has the query, and nobody there answers it.
+    /// It has the query, and nobody there answers it; or its build is older than queries.
     Declined,
     /// It has the query; an answer didn't come in time.
     Received,
@@ -170,18 +170,13 @@ impl Engine {
         let Some(names) = names else {
             let present = self.members.iter().filter(|(_, m)| m.is_present());
             return present
-                .map(|(id, member)| (id, target(member.name.clone(), Outcome::Silent)))
+                .map(|(id, member)| (id, target(member.name.clone(), outlook(member))))
                 .collect();
         };
         let named = names.into_iter().map(|name| {
             let id = crate::wire::member_hash(&name);
-            let present = self.members.find(id).is_some_and(Member::is_present);
-            let outcome = if present {
-                Outcome::Silent
-            } else {
-                Outcome::Gone
-            };
-            (id, target(name, outcome))
+            let present = self.members.find(id).filter(|member| member.is_present());
+            (id, target(name, present.map_or(Outcome::Gone, outlook)))
         });
         named.collect()
     }
@@ -331,6 +326,14 @@ impl Engine {
             due.unwrap_or(look).min(look).min(open.deadline)
         };
         self.queries.open.values().map(next).min()
+    }
+}
+
+/// What is to be expected of a present member: one of an earlier build would skip the query.
+fn outlook(member: &Member) -> Outcome {
+    match member.features.contains(Features::EVENTS) {
+        true => Outcome::Silent,
+        false => Outcome::Declined,
     }
 }
 

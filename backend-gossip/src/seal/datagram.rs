@@ -393,7 +393,7 @@ mod tests {
 
     #[test]
     fn a_datagram_full_of_challenges_is_answered_with_one_proof() {
-        let key = SealKey::from_bytes([7; 32]).unwrap();
+        let key = SealKey::from_bytes(std::array::from_fn(|at| at as u8)).unwrap();
         let ring = Arc::new(Ring::new("tidings", vec![key], SealMode::Required).unwrap());
         let member = |start| Datagrams::new(ring.clone(), StartId([start; 16]), Arc::default());
         let (mut forger, mut victim) = (member(1), member(2));

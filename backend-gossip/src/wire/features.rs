@@ -16,8 +16,13 @@ impl Features {
     /// Says what it understands: every build since there is this set.
     pub const STATED: Self = Self(1 << 0);
 
+    /// Hears events and queries.
+    pub const EVENTS: Self = Self(1 << 1);
+    /// Lets observers look through it.
+    pub const OBSERVERS: Self = Self(1 << 2);
+
     /// What this build understands.
-    pub const OURS: Self = Self::STATED;
+    pub const OURS: Self = Self::STATED.union(Self::EVENTS).union(Self::OBSERVERS);
 
     /// The set with these bits, those without a name included: they belong to newer builds.
     #[must_use]

@@ -19,7 +19,7 @@ const GROWTH_MAX: usize = 400 << 20;
 /// Threads of the flooded member, whose CPU time is measured.
 const FLOODED: &str = "flooded";
 
-pub(crate) const KEY: [u8; 32] = [7; 32];
+pub(crate) const KEY: [u8; 32] = *b"0123456789abcdef0123456789abcdef";
 
 /// How long each flood lasts.
 pub(crate) fn duration() -> Duration {
@@ -141,7 +141,8 @@ impl Lab {
             slowest = slowest.max(took);
         }
         let time = begin.elapsed();
-        let cpu = cpu_of(FLOODED) - cpu;
+        // Less where a thread has ended meanwhile.
+        let cpu = cpu_of(FLOODED).saturating_sub(cpu);
         attack.stop.store(true, Ordering::Relaxed);
         attackers
             .into_iter()

@@ -145,7 +145,8 @@ impl World {
         let mut payload = self.turn.to_string().into_bytes();
         payload.resize(bytes, b'.');
         let payload: Arc<[u8]> = payload.into();
-        let Some(process) = self.processes.get_mut(&id) else {
+        let process = self.processes.get_mut(&id);
+        let Some(process) = process.filter(|process| process.build.knows_events()) else {
             return;
         };
         let now = process.clock.at(self.now);

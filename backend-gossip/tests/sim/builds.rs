@@ -212,6 +212,10 @@ impl Build {
         }
     }
 
+    pub(crate) fn knows_events(self) -> bool {
+        self.features().contains(Features::EVENTS)
+    }
+
     /// What an engine is configured with to be of this build.
     pub(crate) fn configure(self, config: EngineConfig) -> EngineConfig {
         let room = if self == Self::Next { NEXT_ROOM } else { 0 };

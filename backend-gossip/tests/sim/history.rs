@@ -140,6 +140,8 @@ pub(crate) struct ProcessState {
     pub(crate) digest: u64,
     /// How far it is in the events of whom: the sender's id, its generation, the last event.
     pub(crate) streams: Vec<(u64, Generation, u64)>,
+    /// Whether its build knows of events.
+    pub(crate) knows_events: bool,
     pub(crate) stats: Stats,
     pub(crate) crash_bound: Duration,
     pub(crate) paused: bool,

@@ -533,6 +533,7 @@ fn state(process: u32, name: &str) -> ProcessState {
         members: Vec::new(),
         digest: 0,
         streams: Vec::new(),
+        knows_events: true,
         stats: Stats::default(),
         crash_bound: Duration::from_secs(10),
         paused: false,

@@ -749,6 +749,7 @@ fn state(process: &Process) -> ProcessState {
         members: process.engine.members().collect(),
         digest: process.engine.digest(),
         streams: process.engine.streams().collect(),
+        knows_events: process.build.knows_events(),
         stats: process.engine.stats(),
         crash_bound: process.engine.crash_bound(),
         paused: process.pace == Pace::Paused,

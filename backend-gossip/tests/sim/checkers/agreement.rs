@@ -142,13 +142,13 @@ fn digests_equal(snapshot: &Snapshot) -> Result<(), String> {
     Ok(())
 }
 
-/// Nobody is behind or ahead in anybody's events; those of who runs are known to all.
+/// Nobody who knows of events is behind or ahead in anybody's; those of who runs are known to all.
 fn events_level(snapshot: &Snapshot) -> Result<(), String> {
     for state in &snapshot.processes {
         let own = member_hash(&state.identity.name);
         for (sender, generation, last) in &state.streams {
             let mine = (*sender, *generation) == (own, state.identity.generation);
-            for other in clustered(snapshot, state) {
+            for other in clustered(snapshot, state).filter(|other| other.knows_events) {
                 let streams = other.streams.iter();
                 let same = |(s, g, _): &&(u64, Generation, u64)| (s, g) == (sender, generation);
                 let theirs = streams.clone().find(same).map(|(_, _, last)| *last);

@@ -199,7 +199,7 @@ impl Checker for EventsInTime {
                             life.started < sent && Some(&life.cluster) == cluster
                         });
                         let told = self.told.get(&(state.process, start.clone()));
-                        there && told < Some(&sequence)
+                        there && state.knows_events && told < Some(&sequence)
                     });
                     if let Some(state) = late {
                         return Err(format!(
