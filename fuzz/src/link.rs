@@ -58,7 +58,7 @@ pub(crate) fn run(data: &[u8]) {
     let said = RUNTIME.with(|runtime| {
         runtime.block_on(async {
             let carried = carry(split(ours), side, ring, &outgoing, |frame| {
-                received.push(frame)
+                received.push(frame);
             });
             tokio::join!(carried, peer.speak(script)).1
         })

@@ -16,7 +16,7 @@ pub fn mutated(rng: &mut Rng, bytes: &[u8], other: &[u8]) -> Vec<u8> {
             0 | 1 if at < bytes.len() => bytes[at] ^= 1 << rng.u8(..8),
             2 if at < bytes.len() => bytes[at] = rng.u8(..),
             3 if at < bytes.len() => {
-                bytes[at] = *rng.choice(&[0, 1, 0x7f, 0x80, 0xff]).unwrap_or(&0)
+                bytes[at] = *rng.choice(&[0, 1, 0x7f, 0x80, 0xff]).unwrap_or(&0);
             }
             4 => drop(bytes.drain(at..end)),
             5 => bytes.truncate(at),

@@ -266,10 +266,7 @@ fn hear_hello(ring: &Ring, bytes: &[u8]) {
         assert_eq!(hello.encode(), theirs);
         let agreed = mine.agree(Side::Acceptor, &hello);
         assert_eq!(agreed.is_err(), mine.encode()[10..] == theirs[10..]);
-        let (_, mut open) = match agreed {
-            Ok(agreed) => agreed,
-            Err(_) => return,
-        };
+        let Ok((_, mut open)) = agreed else { return };
         let mut forged = bytes.to_vec();
         assert!(
             open.open(ring, &mut forged).is_err(),

@@ -161,21 +161,21 @@ impl World {
     pub(super) fn hear_datagram(&mut self, to: usize, from: u8, frame: &[u8]) {
         let now = self.now;
         self.input(to, frame.len(), |engine| {
-            engine.handle_datagram(now, address(from), frame)
+            engine.handle_datagram(now, address(from), frame);
         });
     }
 
     pub(super) fn hear_link(&mut self, to: usize, link: u8, frame: &[u8]) {
         let (now, link) = (self.now, LinkId(STRANGERS + u64::from(link)));
         self.input(to, frame.len(), |engine| {
-            engine.handle_link(now, link, frame)
+            engine.handle_link(now, link, frame);
         });
     }
 
     pub(super) fn fail(&mut self, at: u8, to: u8, failure: LinkFailure) {
         let now = self.now;
         self.input(at.into(), 0, |engine| {
-            engine.handle_link_failure(now, address(to), failure)
+            engine.handle_link_failure(now, address(to), failure);
         });
     }
 
