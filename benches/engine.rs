@@ -223,7 +223,7 @@ fn seal_links(c: &mut Criterion) {
         c.bench_function(
             &format!("leave a link frame of {len} bytes unsealed"),
             |bench| {
-                bench.iter(|| [&(len as u32).to_be_bytes(), black_box(&*frame)].concat());
+                bench.iter(|| [&(len as u32).to_be_bytes()[..], black_box(&*frame)].concat());
             },
         );
         c.bench_function(

@@ -89,7 +89,7 @@ async fn main() -> Outcome<ExitCode> {
         } => {
             let mut fleet = Fleet::start([old, new], members, unsealed).await?;
             let verdict = fleet.exchange_all().await;
-            fleet.report(verdict)
+            fleet.report(&verdict)
         }
         Role::Member {
             name,
@@ -477,7 +477,7 @@ impl Fleet {
         Ok(())
     }
 
-    fn report(self, verdict: Outcome) -> Outcome<ExitCode> {
+    fn report(self, verdict: &Outcome) -> Outcome<ExitCode> {
         let Figures {
             restarts,
             changes,
@@ -491,7 +491,7 @@ impl Fleet {
         for line in [lost, accused, flapped].into_iter().flatten() {
             println!("  {line}");
         }
-        if let Err(error) = &verdict {
+        if let Err(error) = verdict {
             println!("  {error}");
         }
         println!(

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidings_api::{Generation, Health, Instance, InstanceKey, METADATA_VALUE_BYTES_MAX};
+use tidings_gossip::Features;
 use tidings_gossip::engine::{Engine, EngineConfig, Identity, LinkId, Route};
 use tidings_gossip::wire::content::Content;
 use tidings_gossip::wire::message::{Accuse, Alive, RangeDigest, Record, Stamp, Verdict};
@@ -117,6 +118,7 @@ pub(crate) fn messages() -> Vec<Message> {
             floor: 1,
             seal: [2, 1, 2, 3, 4].into(),
             newest: 9,
+            features: Features::from_bits(0b1011),
             unknown: [1, 2, 3].into(),
         }));
         for content in [None, Some(instance(1, 81, 0))] {

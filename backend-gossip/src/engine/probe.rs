@@ -159,7 +159,10 @@ impl Engine {
         }
         let mut frame = self.frame(&messages);
         if !self.may_answer(frame.len()) {
-            frame = self.frame(&messages[..1]);
+            frame = self.frame(&[Message::Ack {
+                sequence,
+                digest: self.items.digest(),
+            }]);
         }
         if self.is_member_at(sender, route) && self.may_answer(frame.len()) {
             self.fill(&mut frame);
