@@ -169,7 +169,7 @@ impl Discovery for Gated {
 }
 
 fn web(number: u16) -> Instance {
-    let instance = Instance::new("web", &format!("10.0.0.1:{number}")).unwrap();
+    let instance = Instance::new("web", format!("10.0.0.1:{number}")).unwrap();
     instance.with_id("key").unwrap()
 }
 

@@ -378,7 +378,7 @@ struct Run {
 impl Run {
     fn visit(&mut self, start: World) {
         // A stack of its own: a way is longer than a thread's is deep.
-        let mut stack = vec![self.open(start)];
+        let mut stack = vec![self.open(&start)];
         while let Some((hash, choices)) = stack.last_mut() {
             let Some((what, world)) = choices.pop() else {
                 self.seen.insert(*hash, true);
@@ -390,13 +390,13 @@ impl Run {
             match self.seen.get(&hash_of(&world)) {
                 Some(true) => drop(self.trace.pop()),
                 Some(false) => panic!("it goes on for ever: {:?}", self.trace),
-                None => stack.push(self.open(world)),
+                None => stack.push(self.open(&world)),
             }
         }
     }
 
-    fn open(&mut self, world: World) -> (u64, Vec<(Step, World)>) {
-        let hash = hash_of(&world);
+    fn open(&mut self, world: &World) -> (u64, Vec<(Step, World)>) {
+        let hash = hash_of(world);
         self.seen.insert(hash, false);
         assert!(self.seen.len() < STATES_MAX, "too many states");
         let mut choices = world.steps();
