@@ -363,7 +363,7 @@ impl World {
 fn explore(setup: Setup) -> usize {
     let mut run = Run::default();
     let start = World::new(setup);
-    run.visit(start);
+    run.visit(&start);
     println!("{} states", run.seen.len());
     run.seen.len()
 }
@@ -376,9 +376,9 @@ struct Run {
 }
 
 impl Run {
-    fn visit(&mut self, start: World) {
+    fn visit(&mut self, start: &World) {
         // A stack of its own: a way is longer than a thread's is deep.
-        let mut stack = vec![self.open(&start)];
+        let mut stack = vec![self.open(start)];
         while let Some((hash, choices)) = stack.last_mut() {
             let Some((what, world)) = choices.pop() else {
                 self.seen.insert(*hash, true);
