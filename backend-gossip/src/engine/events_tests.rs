@@ -1,6 +1,8 @@
 //! User events and queries of engines on a perfect network, and input about them that no member of
 //! this library sends.
 
+use tidings_api::ErrorKind;
+
 use super::*;
 use crate::wire::limits::{
     COUNTER_MAX, EVENT_BYTES_MAX, EVENT_CLAIMS_MAX, EVENT_STRANGERS_MAX, PAYLOAD_BYTES_MAX,

@@ -18,6 +18,7 @@
 //! | `contact` | whether this member itself is cut off |
 //! | `features` | who understands what |
 //! | `held` | whose records wait to be shown |
+//! | `registrations` | what this member offers |
 //! | `registry`, `items` | records, and the index that digests and sync work on |
 //! | `merge` | what is heard about members and records meets what is known |
 //! | `spread`, `broadcast` | push, gossip, piggyback |
@@ -49,6 +50,7 @@ mod observers;
 mod probe;
 mod queries;
 mod rate;
+mod registrations;
 mod registry;
 mod replay;
 mod spread;
@@ -75,10 +77,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use tidings_api::{
-    Error, ErrorKind, Freshness, Generation, Health, Instance, InstanceKey, Removal, Result,
-    Selector, ServiceName,
-};
+use tidings_api::{Freshness, Generation, Instance, InstanceKey, Selector, ServiceName};
 
 use self::broadcast::Broadcasts;
 use self::contact::Contact;
@@ -98,7 +97,6 @@ use self::suspicion::Suspicion;
 use self::timer::{Timer, Timers};
 use self::user_events::UserEvents;
 use crate::wire::content::Content;
-use crate::wire::limits::REGISTRATIONS_MAX;
 use crate::wire::message::{Alive, Record};
 use crate::wire::{self, Features, Header, Message, Reader};
 
@@ -435,91 +433,6 @@ impl Engine {
 
     // Commands.
 
-    /// Offers an instance, or changes what is offered under its key.
-    ///
-    /// # Errors
-    /// [`Denied`](ErrorKind::Denied) where this member has as many registrations as it may.
-    pub fn register(&mut self, now: Instant, instance: Instance) -> Result<InstanceKey> {
-        let key = instance.key().clone();
-        let last = self.registrations.get(&key);
-        let instance = match last {
-            Some(last) => instance.keeping_health_of(&last.instance),
-            None if self.registrations.len() >= REGISTRATIONS_MAX => {
-                let message = format!("this handle has {REGISTRATIONS_MAX} registrations");
-                return Err(Error::new(ErrorKind::Denied, message));
-            }
-            None if !self.has_room_for(&key) => {
-                let message = "too many other keys were deregistered within the last minute";
-                return Err(Error::new(ErrorKind::Denied, message));
-            }
-            None => instance,
-        };
-        if !self.has_bytes_for(&instance) {
-            let message = "the registrations of this handle take too many bytes together";
-            return Err(Error::new(ErrorKind::Denied, message));
-        }
-        let held = last
-            .filter(|last| !last.superseded)
-            .map(|held| held.instance.clone());
-        let generation = match &held {
-            Some(held) => held.generation(),
-            None => self.generation_for(&instance),
-        };
-        let is_mirror = instance.is_mirror();
-        let instance = instance.with_generation(generation);
-        if !is_mirror {
-            self.drawn = self.drawn.max(Some(generation));
-        }
-        if held.is_some_and(|held| *held == instance) {
-            return Ok(key);
-        }
-        self.offer(now, Arc::new(instance));
-        if is_mirror {
-            // An owner may be there already.
-            self.check_superseded(now, &key);
-        }
-        Ok(key)
-    }
-
-    /// Withdraws what was registered under a key.
-    pub fn deregister(&mut self, now: Instant, key: &InstanceKey) -> Removal {
-        match self.registrations.remove(key) {
-            Some(Registration {
-                superseded: false, ..
-            }) => {
-                self.write(now, key, None);
-                Removal::Removed
-            }
-            Some(_) | None => Removal::Absent,
-        }
-    }
-
-    /// Changes the health of an own registration.
-    ///
-    /// # Errors
-    /// [`NotOwned`](ErrorKind::NotOwned) where the key is not registered here, or superseded.
-    pub fn health(&mut self, now: Instant, key: &InstanceKey, health: Health) -> Result<()> {
-        let instance = match self.registrations.get(key) {
-            Some(Registration {
-                instance,
-                superseded: false,
-            }) => instance,
-            Some(_) => {
-                let message = format!("a newer generation has taken over {key}");
-                return Err(Error::new(ErrorKind::NotOwned, message));
-            }
-            None => {
-                let message = format!("{key} is not registered by this handle");
-                return Err(Error::new(ErrorKind::NotOwned, message));
-            }
-        };
-        if *instance.health() != health {
-            let changed = Instance::clone(instance).with_health(health);
-            self.offer(now, Arc::new(changed));
-        }
-        Ok(())
-    }
-
     /// Says something else of this member's keyring, opaque here, to all the others.
     pub fn tell_seal(&mut self, now: Instant, told: &[u8]) {
         if self.members.me().seal() == told || self.leave.is_some() {
@@ -758,24 +671,6 @@ impl Engine {
         }
     }
 
-    /// Makes an instance what this member offers under its key.
-    fn offer(&mut self, now: Instant, instance: Arc<Instance>) {
-        let key = instance.key().clone();
-        let registration = Registration {
-            instance: instance.clone(),
-            superseded: false,
-        };
-        self.registrations.insert(key.clone(), registration);
-        self.write(now, &key, Some(instance.into()));
-    }
-
-    /// Writes an own record with the next version, and spreads it.
-    fn write(&mut self, now: Instant, key: &InstanceKey, content: Option<Content>) {
-        self.version += 1;
-        self.store(now, self.me, key, self.version, content);
-        self.spread(now, ItemKey::record(self.me, key));
-    }
-
     /// Stores a record of a known owner, and says so where a view changes.
     fn store(
         &mut self,
@@ -795,33 +690,6 @@ impl Engine {
     fn note_changed(&mut self, owner: u64, key: &InstanceKey) {
         self.changed.insert(key.service().clone());
         self.observers.note_record(owner, key);
-    }
-
-    /// The generation of a new registration: this start's, above all drawn before, and above whatever
-    /// stands under the key, so that a newer registration wins whatever the clocks say. A mirror's
-    /// is above those of other mirrors only.
-    fn generation_for(&self, instance: &Instance) -> Generation {
-        let (key, start) = (instance.key(), self.identity.generation);
-        let is_mirror = instance.is_mirror();
-        let others =
-            self.registry.offers(key).iter().filter(|offer| {
-                offer.owner != self.me && (offer.instance.is_mirror() || !is_mirror)
-            });
-        let newest = others
-            .map(|offer| offer.instance.generation().number())
-            .max();
-        let own = self
-            .registrations
-            .get(key)
-            .map(|r| r.instance.generation().number());
-        let above = newest.max(own).map_or(0, |number| number.saturating_add(1));
-        if is_mirror {
-            return Generation::new(above.max(start.as_mirror().number()));
-        }
-        let drawn = self
-            .drawn
-            .map_or(0, |drawn| drawn.number().saturating_add(1));
-        Generation::new(above.max(drawn).max(start.number()))
     }
 
     /// Whether the records of a member are shown in views.

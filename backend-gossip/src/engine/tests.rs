@@ -1,8 +1,10 @@
 //! Two and three engines on a perfect network: the plain course of things. Everything that goes
 //! wrong is the simulator's.
 
+use tidings_api::{ErrorKind, Health, Removal};
+
 use super::*;
-use crate::wire::limits::{COUNTER_MAX, RECORDS_PER_OWNER_MAX};
+use crate::wire::limits::{COUNTER_MAX, RECORDS_PER_OWNER_MAX, REGISTRATIONS_MAX};
 use crate::wire::message::{Accuse, Verdict};
 
 /// Engines that hear each other at once, on a clock of their own.
