@@ -1,9 +1,9 @@
 //! Links: TCP connections that carry frames, one task each.
 //!
 //! On the wire a frame is its length (`u32`, big-endian) and its bytes; an empty one says nothing
-//! but that the link is in use. A link carries frames both ways, whoever opened it. [`Links`] is the
+//! but that the link is in use. A link carries frames both ways, whoever opened it. `Links` is the
 //! driver's side of them: it never waits, opens a link when a frame needs one, and lets neither
-//! silent nor slow peers hold more than their share. The tasks' side is in [`carrier`]; they seal what
+//! silent nor slow peers hold more than their share. The tasks' side is in `carrier`; they seal what
 //! they write and open what they read.
 
 pub mod bare;

@@ -84,7 +84,7 @@ pub enum Standing {
 pub struct Owner {
     /// Its id.
     pub id: u64,
-    /// How new this is; see [`present`](Self::present). All zero where nothing is known.
+    /// How new this is; see [`is_present`](Self::is_present). All zero where nothing is known.
     pub stamp: Stamp,
     /// Records at or below this version are void.
     pub floor: u64,
