@@ -371,7 +371,7 @@ mod errors {
     #[test]
     #[cfg(feature = "gossip")]
     fn values_are_named_with_what_is_accepted() {
-        let keys = "bind, advertise, join, name, cluster, join_wait, probe_interval, \
+        let keys = "bind, advertise, join, observe, name, cluster, join_wait, probe_interval, \
                     probe_timeout, suspicion_multiplier, leave_timeout, loss_hold, state, \
                     keys, keys_file, seal";
         for (url, text) in [
