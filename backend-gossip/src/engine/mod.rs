@@ -373,17 +373,19 @@ impl Engine {
         let held = last
             .filter(|last| !last.superseded)
             .map(|held| held.instance.clone());
+        if let Some(held) = &held
+            && **held == instance.clone().with_generation(held.generation())
+        {
+            return Ok(key);
+        }
         let generation = match &held {
-            Some(held) => held.generation(),
+            Some(held) => self.generation_to_change(held),
             None => self.generation_for(&instance),
         };
         let is_mirror = instance.is_mirror();
         let instance = instance.with_generation(generation);
         if !is_mirror {
             self.drawn = self.drawn.max(Some(generation));
-        }
-        if held.is_some_and(|held| *held == instance) {
-            return Ok(key);
         }
         self.offer(now, Arc::new(instance));
         if is_mirror {
@@ -426,7 +428,12 @@ impl Engine {
             }
         };
         if *instance.health() != health {
-            let changed = Instance::clone(instance).with_health(health);
+            let instance = Instance::clone(instance);
+            let generation = self.generation_to_change(&instance);
+            if !instance.is_mirror() {
+                self.drawn = self.drawn.max(Some(generation));
+            }
+            let changed = instance.with_health(health).with_generation(generation);
             self.offer(now, Arc::new(changed));
         }
         Ok(())
@@ -707,6 +714,19 @@ impl Engine {
             .drawn
             .map_or(0, |drawn| drawn.number().saturating_add(1));
         Generation::new(above.max(drawn).max(start.number()))
+    }
+
+    /// The generation of an own registration that is changed: the one it has, but where a twin of it
+    /// (somebody else's, or what a former name of this member is still said to offer) outranks it. That
+    /// is no rival while both are equal; the change would be shown nowhere.
+    fn generation_to_change(&self, held: &Instance) -> Generation {
+        let rank = (held.generation().number(), self.me);
+        let mut offers = self.registry.offers(held.key()).iter();
+        if offers.any(|offer| self.is_shown(offer.owner) && offer.rank() > rank) {
+            self.generation_for(held)
+        } else {
+            held.generation()
+        }
     }
 
     /// Whether the records of a member are shown in views.

@@ -225,6 +225,32 @@ fn of_two_owners_the_newer_wins_and_the_older_learns_it() {
 }
 
 #[test]
+fn of_two_equal_registrations_whichever_is_changed_is_shown_and_the_other_learns_it() {
+    for changed in [0, 1] {
+        let mut cluster = Cluster::new(2);
+        let now = cluster.now;
+        let web = Instance::new("web", "10.0.0.9:80").unwrap();
+        let web = web.with_id("a").unwrap();
+        // In the same moment, by members that have started in the same moment.
+        for engine in &mut cluster.engines {
+            engine.register(now, web.clone()).unwrap();
+        }
+        cluster.run(seconds(1));
+        let generation = |at: usize| cluster.engines[at].view(&Selector::All)[0].generation();
+        assert_eq!(generation(0), generation(1));
+        let now = cluster.now;
+        let other = web.clone().with_weight(7).unwrap();
+        cluster.engines[changed].register(now, other).unwrap();
+        cluster.run(seconds(1));
+        for engine in &cluster.engines {
+            assert_eq!(engine.view(&Selector::All)[0].weight(), 7, "{changed}");
+        }
+        let told = Event::Superseded(web.key().clone());
+        assert!(cluster.events[1 - changed].contains(&told), "{changed}");
+    }
+}
+
+#[test]
 fn two_processes_of_one_name_both_stay_visible() {
     let mut cluster = Cluster::new(3);
     cluster.register(1, "web", "a");
@@ -346,6 +372,10 @@ fn a_renamed_member_is_not_superseded_by_its_former_name() {
         engine.handle_record(now, record);
         let superseded: Vec<_> = engine.registrations().filter(|(_, gone)| *gone).collect();
         assert_eq!(superseded, [], "seed {seed}");
+        // Nor do its changes hide behind what that is still said to offer.
+        engine.health(now, &key, Health::draining()).unwrap();
+        let shown = engine.view(&Selector::All);
+        assert_eq!(*shown[0].health(), Health::draining(), "seed {seed}");
     }
 }
 
