@@ -44,8 +44,12 @@ const INPUTS_PER_TURN_MAX: usize = 64;
 /// How long one turn handles frames of links, about: one that asks for the whole registry costs as much as
 /// thousands of others, and whoever asks for it over and over must keep nobody waiting.
 const TURN_TIME_MAX: Duration = Duration::from_millis(2);
-/// Time between two looks for idle links, unused feeds, and whatever else may be a second late.
+/// Time between two looks for idle links, unused feeds, and whatever else may be a second late. Nearly
+/// always there is a turn for another reason soon after; where not, as long again.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two times that metrics are handed over: a third of what those who collect them use to
+/// take. More often would be the largest part of what an idle member costs.
+const METRICS_INTERVAL: Duration = Duration::from_secs(5);
 /// How much longer than the engine's own bound a leave may take.
 const LEAVE_GRACE: Duration = Duration::from_millis(100);
 
@@ -110,6 +114,7 @@ pub(crate) struct Driver {
     /// Told once the cluster was joined.
     joined: Option<oneshot::Sender<()>>,
     next_sweep: Instant,
+    next_metrics: Instant,
     leave_timeout: Duration,
     life: Life,
     commands: mpsc::Receiver<Command>,
@@ -177,6 +182,7 @@ impl Driver {
             answers: Vec::new(),
             joined: Some(parts.joined),
             next_sweep: now + SWEEP_INTERVAL,
+            next_metrics: now,
             leave_timeout: parts.leave_timeout,
             life: Life::Open,
             commands: parts.commands,
@@ -536,14 +542,20 @@ impl Driver {
             self.net.give_back_room();
             self.state.tend(now, &self.engine);
             self.watches.sweep();
-            let waiting = self.net.waiting();
-            self.metrics
-                .record(&self.stats(), waiting, &mut self.engine);
+            self.record_metrics(now);
             // It grows with what the network loses.
             self.board.crash_bound(self.engine.crash_bound());
         }
         if matches!(self.life, Life::Leaving(until) if until <= now) {
             self.life = Life::Over;
+        }
+    }
+
+    fn record_metrics(&mut self, now: Instant) {
+        if now >= self.next_metrics {
+            self.next_metrics = now + METRICS_INTERVAL;
+            let (stats, waiting) = (self.stats(), self.net.waiting());
+            self.metrics.record(&stats, waiting, &mut self.engine);
         }
     }
 
@@ -575,7 +587,7 @@ impl Driver {
         };
         let due = [
             self.engine.poll_timeout(),
-            sweep.then_some(self.next_sweep),
+            sweep.then_some(self.next_sweep + SWEEP_INTERVAL),
             leave,
         ];
         due.into_iter().flatten().min()

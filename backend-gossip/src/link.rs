@@ -59,7 +59,7 @@ const BYTES_READ_MAX: usize = 16 << 20;
 /// wait, and so do their peers.
 const FRAMES_READ_MAX: usize = 64;
 /// How long a link this member opened may be without a frame either way.
-const IDLE_OUT: Duration = Duration::from_secs(10);
+const IDLE_OUT: Duration = Duration::from_secs(5);
 /// The same for one that is kept open; then an empty frame is sent.
 const IDLE_KEPT: Duration = Duration::from_secs(90);
 /// The same for one that a peer opened. Longer, so that it is the opener who closes: where the

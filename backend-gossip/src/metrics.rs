@@ -1,6 +1,6 @@
 //! What a member counts, for the [`metrics`] facade: docs/metrics.md lists it for users.
 //!
-//! The engine counts in plain integers; about once a second they are handed over, and the round trips
+//! The engine counts in plain integers; every few seconds they are handed over, and the round trips
 //! since. So measuring costs nothing per packet, and next to nothing where no recorder is installed.
 
 use std::sync::Arc;

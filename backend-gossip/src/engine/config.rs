@@ -25,8 +25,11 @@ pub struct EngineConfig {
     /// Shortest time between two pushes of fresh changes: what comes up meanwhile goes together.
     /// Default 2 ms.
     pub push_delay: Duration,
-    /// Members a fresh change is pushed to. Default 6: each forwards what is new to it once, which
-    /// reaches 99.7 % at once; gossip and sync do the rest.
+    /// Others up to which a member tells its own changes to each of them. Default 128; each forwards
+    /// them to two.
+    pub tell_all_max: usize,
+    /// Members any other fresh change is pushed to. Default 6: each forwards what is new to it once,
+    /// which reaches 99.7 % at once; gossip and sync do the rest.
     pub push_fanout: usize,
     /// Time between rounds of queued broadcasts, while there are any. Default 200 ms.
     pub gossip_interval: Duration,
@@ -62,6 +65,7 @@ impl Default for EngineConfig {
             indirect_probes: 3,
             suspicion_multiplier: 4,
             push_delay: Duration::from_millis(2),
+            tell_all_max: 128,
             push_fanout: 6,
             gossip_interval: Duration::from_millis(200),
             gossip_fanout: 3,

@@ -49,6 +49,14 @@ impl ItemKey {
         Self::Record(Place::of(owner, key))
     }
 
+    /// Whose it is.
+    pub(super) fn owner(&self) -> u64 {
+        match self {
+            Self::Member(id) => *id,
+            Self::Record(place) => place.owner,
+        }
+    }
+
     /// The position: the same on every member.
     pub(super) fn position(&self) -> u64 {
         match self {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tidings_api::Freshness;
 
+use super::items::ItemKey;
 use super::member::{Member, MemberState};
 use super::timer::Timer;
 use super::{Engine, Event, Route};
@@ -101,6 +102,7 @@ impl Engine {
             confirmed: BTreeSet::new(),
             done: false,
         });
+        self.tell_all(ItemKey::Member(self.me));
         self.announce_leave(now);
     }
 
@@ -216,9 +218,9 @@ impl Engine {
                 target,
                 digest,
             };
-            let good_bye = self.members.me().to_accuse(self.me).map(Message::Accuse);
-            let messages: Vec<_> = good_bye.into_iter().chain([ping]).collect();
-            let frame = self.frame(&messages);
+            let mut frame = self.frame(&[]);
+            frame.extend(self.encode_item(&ItemKey::Member(self.me)));
+            ping.encode(&mut frame);
             self.transmit(route, frame);
             if let Some(leave) = &mut self.leave {
                 leave.asked.insert(sequence, id);

@@ -92,7 +92,7 @@ use self::probe::{Check, Loss, Probe};
 use self::queries::Queries;
 use self::rate::Rate;
 use self::registry::{Registry, Stored};
-use self::spread::{Agreement, Budget};
+use self::spread::{Agreement, Fresh};
 use self::suspicion::Suspicion;
 use self::timer::{Timer, Timers};
 use self::user_events::UserEvents;
@@ -273,9 +273,7 @@ pub struct Engine {
 
     broadcasts: Broadcasts<ItemKey>,
     /// Broadcasts that were not pushed yet.
-    fresh: BTreeSet<ItemKey>,
-    budget: Budget,
-    pushed: Option<Instant>,
+    fresh: Fresh,
     /// Whose digest differed last, and since when there is one.
     sync_with: Option<(SocketAddr, Instant)>,
     /// When something was last spread.
@@ -345,9 +343,7 @@ impl Engine {
             held: Held::default(),
             observers: Observers::default(),
             broadcasts: Broadcasts::default(),
-            fresh: BTreeSet::new(),
-            budget: Budget::new(now),
-            pushed: None,
+            fresh: Fresh::new(now),
             sync_with: None,
             latest_news: None,
             agreement: Agreement::default(),
@@ -413,6 +409,7 @@ impl Engine {
             match timer {
                 Timer::Probe => self.probe(now),
                 Timer::Push => self.push(now),
+                Timer::Forward => self.forward(now),
                 Timer::Gossip => self.gossip(now),
                 Timer::Sync => self.sync(now),
                 Timer::Streams => self.compare_settled(now),
@@ -570,6 +567,8 @@ impl Engine {
             return;
         }
         self.learning = matches!(route, Route::Reply(_)) && !self.is_joined();
+        let tells_all = matches!(route, Route::Datagram(_)) && self.tells_all();
+        self.fresh.teller = tells_all.then_some(header.sender);
         self.accused = false;
         self.begin_compare();
         self.credit = self.credit_for(route, header.sender, frame);
@@ -590,6 +589,7 @@ impl Engine {
             }
         }
         self.learning = false;
+        self.fresh.teller = None;
         self.answer(route, answer);
     }
 

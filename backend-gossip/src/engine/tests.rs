@@ -188,6 +188,71 @@ fn deregistering_and_leaving_are_seen_at_once() {
     assert!(cluster.seen(0).is_empty() && cluster.seen(2).is_empty());
 }
 
+/// Who is sent a record, and how often, before time goes on.
+fn told_of(engine: &mut Engine, service: &str) -> Vec<SocketAddr> {
+    let sent = std::iter::from_fn(|| engine.poll_transmit());
+    let is_told = |frame: &[u8]| {
+        let text = service.as_bytes();
+        frame.windows(text.len()).any(|bytes| bytes == text)
+    };
+    let told = sent.filter(|sent| is_told(&sent.frame));
+    told.map(|sent| match sent.route {
+        Route::Datagram(to) | Route::Link(to) => to,
+        Route::Reply(link) => unreachable!("nobody has asked on {link:?}"),
+    })
+    .collect()
+}
+
+#[test]
+fn an_owner_tells_each_of_the_others_and_those_forward_to_two() {
+    const COUNT: usize = 12;
+    let mut cluster = Cluster::new(COUNT);
+    cluster.run(seconds(20));
+    let key = cluster.register(3, "orders", "a");
+    let now = cluster.now;
+    cluster.engines[3].handle_timeout(now);
+    let mut told = told_of(&mut cluster.engines[3], "orders");
+    told.sort_unstable();
+    let others = (0..COUNT).filter(|at| *at != 3);
+    assert_eq!(told, others.map(address).collect::<Vec<_>>());
+
+    // One of them forwards it, once the others have had time to hear of it.
+    let owner = &cluster.engines[3];
+    let record = owner.encode_item(&ItemKey::record(owner.me, &key));
+    let frame = [owner.frame(&[]), record.clone()].concat();
+    let engine = &mut cluster.engines[5];
+    engine.handle_datagram(now, address(3), &frame);
+    assert_eq!(engine.view(&Selector::All).len(), 1);
+    engine.handle_timeout(now + Duration::from_millis(4));
+    assert!(told_of(engine, "orders").is_empty(), "it didn't wait");
+    engine.handle_timeout(now + Duration::from_millis(16));
+    assert_eq!(told_of(engine, "orders").len(), 2);
+    assert!(engine.poll_timeout().unwrap() > now + Duration::from_millis(16));
+    // Who has it from somebody else can't know who else was told.
+    let frame = [cluster.engines[7].frame(&[]), record].concat();
+    let engine = &mut cluster.engines[6];
+    engine.handle_datagram(now, address(7), &frame);
+    engine.handle_timeout(now);
+    assert_eq!(told_of(engine, "orders").len(), 6);
+}
+
+#[test]
+fn who_leaves_tells_each_of_the_others() {
+    let mut cluster = Cluster::new(12);
+    cluster.register(3, "orders", "a");
+    cluster.run(seconds(20));
+    let now = cluster.now;
+    cluster.engines[3].leave(now);
+    let farewells = std::iter::from_fn(|| cluster.engines[3].poll_transmit());
+    let to: BTreeSet<_> = farewells
+        .map(|sent| match sent.route {
+            Route::Datagram(to) | Route::Link(to) => to,
+            Route::Reply(link) => unreachable!("nobody has asked on {link:?}"),
+        })
+        .collect();
+    assert_eq!(to.len(), 11);
+}
+
 #[test]
 fn a_killed_member_is_gone_as_soon_as_two_were_refused() {
     let mut cluster = Cluster::new(4);

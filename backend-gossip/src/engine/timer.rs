@@ -10,6 +10,8 @@ pub(super) enum Timer {
     Probe,
     /// The coalesced push of fresh changes.
     Push,
+    /// The forwarding of what owners told.
+    Forward,
     /// The next round of queued broadcasts.
     Gossip,
     /// A sync with a member whose digest differs.
