@@ -74,7 +74,7 @@ mutation 'accusations of this member are ignored' merge.rs \
     's/if accuse\.member == self\.me \{/if accuse.member == self.me { return;/'
 mutation 'a stale alive brings the dead back' merge.rs \
     's/newer > \(member\.generation, member\.incarnation\)/newer >= (member.generation, member.incarnation)/'
-mutation 'suspicions never end' merge.rs \
+mutation 'suspicions never end' conviction.rs \
     's/self\.stats\.deaths \+= 1;/if now >= now { return; }/'
 mutation 'suspicions end at once' suspicion.rs \
     's/^        self\.started \+ self\.time\(\)$/        self.started/'
@@ -96,7 +96,7 @@ mutation 'a rival of the same name is ignored' merge.rs \
     's/alive\.generation >= generation \&\& alive\.address != self\.identity\.address/false/'
 
 # Records.
-mutation 'tombstones are forgotten' mod.rs \
+mutation 'tombstones are forgotten' registrations.rs \
     '/pub fn deregister/,/^    }/s/self\.write\(now, key, None\);/self.drop_record(self.me, key);/'
 mutation 'older versions replace newer ones' merge.rs \
     's/Some\(known\) if known\.version >= record\.version => return,/Some(known) if known.version == record.version => return,/'
@@ -105,19 +105,19 @@ mutation 'records of a former start are taken' merge.rs \
 mutation 'records of a former start are kept' merge.rs \
     's/^                self\.drop_records\(id\);$//'
 mutation 'records below the floor are taken' merge.rs \
-    's/ \|\| record\.version <= owner\.floor//'
+    's/ \|\| record\.version <= owner\.floor\(\)//'
 mutation 'the superseded owner goes on' merge.rs \
     '/fn check_superseded\(/,/^    }/s/if newest\.filter\(rival\)\.is_some\(\) \{/if newest.filter(rival).is_some() \&\& now < now {/'
-mutation 'health is lost when registering again' mod.rs \
+mutation 'health is lost when registering again' registrations.rs \
     's/Some\(last\) => instance\.keeping_health_of\(\&last\.instance\),/Some(_) => instance,/'
-mutation 'generations of registrations stand still' mod.rs \
+mutation 'generations of registrations stand still' registrations.rs \
     's/Generation::new\(above\.max\(drawn\)\.max\((.*)\)\)$/{ let _ = (above, drawn); Generation::new(\1) }/'
 
 # Spreading.
 mutation 'changes are not pushed' spread.rs \
     's/let fresh = std::mem::take\(\&mut self\.fresh\);/self.fresh.clear(); let fresh = std::mem::take(\&mut self.fresh);/'
 mutation 'nothing is synced' sync.rs \
-    '/fn sync\(\&mut self\)/,/^    }/s/self\.start_sync\(address\);/let _ = address;/'
+    '/fn sync\(\&mut self, now: Instant\)/,/^    }/s/self\.start_sync\(address\);/let _ = address;/'
 mutation 'what was refuted is confirmed all the same' probe.rs \
     's/if self\.members\.find\(id\)\.filter\(suspected\)\.is_some\(\) \{/if self.members.find(id).filter(suspected).is_some() || now == now {/'
 mutation 'everybody pushes on what is said of the silent' spread.rs \

@@ -11,7 +11,6 @@ use std::time::Instant;
 use tidings_api::Freshness;
 
 use super::member::{Member, MemberState};
-use super::timer::Timer;
 use super::{Engine, Event};
 
 /// Probe intervals without a word from anybody after which this member takes itself for cut off:
@@ -248,14 +247,12 @@ impl Engine {
             .filter(|(_, m)| m.state == MemberState::Suspect);
         let suspects: Vec<_> = suspects.map(|(id, m)| (id, m.incarnation)).collect();
         for (id, _) in suspects.iter().copied() {
-            let mut deadline = now;
             self.members.change(id, &mut self.rng, |member| {
                 if let Some(suspicion) = &mut member.suspicion {
                     suspicion.restart(now);
-                    deadline = suspicion.deadline();
                 }
             });
-            self.timers.set(Timer::Suspicion(id), deadline);
+            self.arm_suspicion(now, id);
         }
         suspects
     }

@@ -102,6 +102,12 @@ impl Member {
         member
     }
 
+    /// Whether a member has found this one silent, in its present incarnation.
+    pub(super) fn is_accused_by(&self, accuser: u64) -> bool {
+        let suspicion = self.suspicion.as_deref();
+        suspicion.is_some_and(|suspicion| suspicion.is_by(accuser))
+    }
+
     /// Takes over what it says of itself in a higher incarnation.
     pub(super) fn revive(&mut self, now: Instant, alive: &Alive) {
         let old = std::mem::replace(self, Self::new(now, alive));

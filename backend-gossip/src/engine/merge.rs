@@ -183,73 +183,6 @@ impl Engine {
         self.update_contact(now);
     }
 
-    /// Gives a suspect more time where more is lost by now than when the suspicion began; answers
-    /// whether that moved its end.
-    fn extend_suspicion(&mut self, now: Instant, id: u64) -> bool {
-        let shortest = self.shortest_suspicion();
-        let mut deadline = now;
-        self.members.change(id, &mut self.rng, |member| {
-            if let Some(suspicion) = &mut member.suspicion {
-                suspicion.extend(shortest);
-                deadline = suspicion.deadline();
-            }
-        });
-        if deadline > now {
-            self.timers.set(Timer::Suspicion(id), deadline);
-        }
-        deadline > now
-    }
-
-    /// Ends a suspicion at its deadline, or at once where its host has told enough witnesses that the
-    /// process is gone.
-    fn arm_suspicion(&mut self, now: Instant, id: u64) {
-        let Some(suspicion) = self
-            .members
-            .find(id)
-            .and_then(|member| member.suspicion.as_deref())
-        else {
-            return;
-        };
-        // A second witness, unless there is nobody who could be one.
-        let witnesses = (self.members.others().len()).min(2);
-        let proven = suspicion.refused() > 0 && suspicion.refused() >= witnesses;
-        let deadline = if proven {
-            now
-        } else {
-            suspicion.deadline().max(now)
-        };
-        self.timers.set(Timer::Suspicion(id), deadline);
-    }
-
-    /// Convicts a suspect, unless this member is cut off itself: then the silence is its own.
-    pub(super) fn end_suspicion(&mut self, now: Instant, id: u64) {
-        // Probes may be far apart, and silence has to be noticed before anybody is convicted by it.
-        self.update_contact(now);
-        let member = self.members.find(id);
-        let Some(suspicion) = member.and_then(|member| member.suspicion.as_deref()) else {
-            return;
-        };
-        let (refused, started) = (suspicion.refused() > 0, suspicion.started());
-        if !refused {
-            if self.extend_suspicion(now, id) {
-                return;
-            }
-            let hold = self.look_before_conviction(now);
-            if let Some(hold) = hold.or_else(|| self.conviction_held(now, started)) {
-                self.timers.set(Timer::Suspicion(id), hold);
-                return;
-            }
-        }
-        let Some(incarnation) = self.members.find(id).map(|member| member.incarnation) else {
-            return;
-        };
-        self.stats.deaths += 1;
-        if !refused {
-            self.note_death(now, id);
-        }
-        self.bury(now, id, incarnation, MemberState::Dead);
-    }
-
     /// A member is dead or has left: its instances leave the views in one change.
     pub(super) fn bury(&mut self, now: Instant, id: u64, incarnation: u64, state: MemberState) {
         self.timers.cancel(Timer::Suspicion(id));
@@ -291,6 +224,10 @@ impl Engine {
             member.revive(now, alive);
         });
         let Some(old) = old else { return };
+        if old.state == MemberState::Suspect && old.is_accused_by(self.me) {
+            // It was there: what this member pinged, or what was answered, was lost.
+            self.loss.lost();
+        }
         self.index_member(id);
         self.drop_void_tombstones(id);
         if old.state != MemberState::Alive {

@@ -38,6 +38,7 @@ mod answers;
 mod broadcast;
 mod config;
 mod contact;
+mod conviction;
 mod credit;
 mod features;
 mod held;
@@ -63,6 +64,8 @@ mod user_events;
 mod walk;
 
 #[cfg(test)]
+mod conviction_tests;
+#[cfg(test)]
 mod events_tests;
 #[cfg(test)]
 mod feature_tests;
@@ -81,6 +84,7 @@ use tidings_api::{Freshness, Generation, Instance, InstanceKey, Selector, Servic
 
 use self::broadcast::Broadcasts;
 use self::contact::Contact;
+use self::conviction::Sounding;
 use self::credit::Credit;
 use self::held::Held;
 use self::housekeeping::HOUSEKEEPING_INTERVAL;
@@ -263,6 +267,9 @@ pub struct Engine {
     checks: BTreeMap<u64, Check>,
     sequence: u64,
     loss: Loss,
+    sounding: Option<Sounding>,
+    /// How often suspects are challenged.
+    challenges: Rate,
     /// Ring neighbours this member keeps a link to.
     sentinels: Vec<u64>,
     /// Lifeguard's local health: 0 is well; probes slow down by this factor plus one.
@@ -337,6 +344,12 @@ impl Engine {
             checks: BTreeMap::new(),
             sequence: rng.u64(..1 << 20),
             loss: Loss::default(),
+            sounding: None,
+            challenges: Rate::new(
+                now,
+                conviction::CHALLENGES_BURST,
+                conviction::CHALLENGE_INTERVAL,
+            ),
             sentinels: Vec::new(),
             awareness: 0,
             contact: Contact::new(now),
@@ -422,7 +435,7 @@ impl Engine {
                 Timer::Held => self.release_overdue(now),
                 Timer::Observers => self.tell_observers(now),
                 Timer::Housekeeping => self.keep_house(now),
-                Timer::Suspicion(id) => self.end_suspicion(now, id),
+                Timer::Suspicion(id) => self.pursue_suspicion(now, id),
                 Timer::Check(sequence) => self.end_check(now, sequence),
             }
         }

@@ -76,9 +76,12 @@ pub(super) enum Reason {
     Look,
     /// A link to it could not be opened.
     Evidence,
+    /// To learn how much is lost, not about the target.
+    Sounding,
 }
 
-/// How many direct pings are lost on members that turn out to be there, as this member sees it.
+/// How many direct pings are lost on members that turn out to be there, as this member sees it:
+/// because a helper reached them, or because they refute what this member accused them of.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Loss {
     share: f64,
@@ -87,12 +90,19 @@ pub(super) struct Loss {
 impl Loss {
     /// Rises fast, since a network that has become lossy makes every verdict doubtful at once, and
     /// falls slowly.
-    fn lost(&mut self) {
+    pub(super) fn lost(&mut self) {
         self.share += (1.0 - self.share) / 8.0;
     }
 
     fn answered(&mut self) {
         self.share -= self.share / 32.0;
+    }
+
+    /// So many of a few pings were lost at one moment: what as many in a row come to in the long run.
+    pub(super) fn sounded(&mut self, lost: usize, pinged: usize) {
+        // A handful: exact.
+        let (lost, answered) = (lost as f64 / 8.0, pinged.saturating_sub(lost) as f64 / 32.0);
+        self.share = self.share.max(lost / (lost + answered));
     }
 
     /// From 0 (nothing is lost) to 1 (a quarter or more): how far to distrust silence.
@@ -279,17 +289,11 @@ impl Engine {
         window: Duration,
         knock: bool,
     ) -> bool {
-        let Some(member) = self
-            .members
-            .find(target)
-            .filter(|member| target != self.me && member.is_present())
-        else {
-            return false;
-        };
-        if self.checks.len() >= CHECKS_MAX {
+        let member = self.members.find(target);
+        let present = member.is_some_and(|member| target != self.me && member.is_present());
+        if !present || self.checks.len() >= CHECKS_MAX {
             return false;
         }
-        let (address, start) = (member.address, member.start(target));
         let sequence = self.next_sequence();
         self.checks.insert(
             sequence,
@@ -301,24 +305,29 @@ impl Engine {
             },
         );
         self.timers.set(Timer::Check(sequence), now + window);
+        self.send_ping(target, sequence, knock);
+        true
+    }
+
+    /// Pings a member, over a link as well where wanted.
+    pub(super) fn send_ping(&mut self, target: u64, sequence: u64, knock: bool) {
+        let Some(member) = self.members.find(target) else {
+            return;
+        };
+        let address = member.address;
+        // The accusation first, so that the answer to the ping can refute it.
+        let accuse = member.to_accuse(target).map(Message::Accuse).into_iter();
         let ping = Message::Ping {
             sequence,
-            target: start,
+            target: member.start(target),
             digest: self.items.digest(),
         };
+        let messages: Vec<_> = accuse.chain([ping]).collect();
         if knock {
-            let frame = self.frame(std::slice::from_ref(&ping));
+            let frame = self.frame(&messages);
             self.transmit(Route::Link(address), frame);
         }
-        let accuse = self
-            .members
-            .find(target)
-            .and_then(|member| member.to_accuse(target));
-        // The accusation first, so that the answer to the ping can refute it.
-        let accuse = accuse.map(Message::Accuse).into_iter();
-        let messages: Vec<_> = accuse.chain([ping]).collect();
         self.transmit_filled(Route::Datagram(address), &messages);
-        true
     }
 
     /// Checks a member that others suspect.
@@ -333,7 +342,7 @@ impl Engine {
     }
 
     /// How long an answer to a check may take: less than a whole probe, so that a nack is in time.
-    fn check_window(&self) -> Duration {
+    pub(super) fn check_window(&self) -> Duration {
         self.config.probe_timeout.mul_f32(0.6)
     }
 
@@ -356,6 +365,7 @@ impl Engine {
             }
             Reason::Suspected { incarnation } => self.confirm(now, check.target, incarnation),
             Reason::Look => self.accuse(now, check.target, false),
+            Reason::Sounding => self.note_lost_sounding(),
             Reason::Evidence | Reason::Asked { .. } => {}
         }
     }
@@ -559,10 +569,18 @@ impl Engine {
         if new {
             self.stats.suspicions += 1;
             // Few at a time, so that it stays a look around in a bad network.
-            if !refused && self.loss.doubt() < 1.0 && self.checks.len() < LOOKS_MAX {
+            if !refused && self.loss.doubt() < 1.0 && self.looks() < LOOKS_MAX {
                 self.look_around(now, id);
             }
         }
+    }
+
+    /// Checks that are about their targets.
+    fn looks(&self) -> usize {
+        let checks = self.checks.values();
+        checks
+            .filter(|check| check.reason != Reason::Sounding)
+            .count()
     }
 
     /// Joins a suspicion that still stands. Once it is refuted the missing answer was chance: to

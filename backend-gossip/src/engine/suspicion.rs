@@ -22,6 +22,9 @@ pub(super) struct Suspicion {
     /// Those who were refused first, then the others.
     accusers: Vec<u64>,
     refused: usize,
+    /// Since when the suspect is challenged, and how often it was.
+    challenged: Option<Instant>,
+    challenges: u32,
 }
 
 impl Suspicion {
@@ -33,6 +36,8 @@ impl Suspicion {
             awaited,
             accusers: Vec::new(),
             refused: 0,
+            challenged: None,
+            challenges: 0,
         }
     }
 
@@ -91,6 +96,11 @@ impl Suspicion {
         (self.accusers.clone(), self.refused)
     }
 
+    /// Whether this member has found it silent.
+    pub(super) fn is_by(&self, accuser: u64) -> bool {
+        self.accusers.contains(&accuser)
+    }
+
     /// How many were refused by the member's host: each has seen for itself that the process is
     /// gone.
     pub(super) fn refused(&self) -> usize {
@@ -102,9 +112,22 @@ impl Suspicion {
         self.started
     }
 
+    /// Since when the suspect is challenged.
+    pub(super) fn challenged(&self) -> Option<Instant> {
+        self.challenged
+    }
+
+    /// Notes a challenge; answers how many there have been.
+    pub(super) fn challenge(&mut self, now: Instant) -> u32 {
+        self.challenged.get_or_insert(now);
+        self.challenges += 1;
+        self.challenges
+    }
+
     /// Gives the whole time again.
     pub(super) fn restart(&mut self, now: Instant) {
         self.started = now;
+        self.challenged = None;
     }
 
     /// When it ends.

@@ -36,7 +36,7 @@ pub(super) enum Timer {
     Queries,
     /// Forgetting of the long dead, pruning of tombstones.
     Housekeeping,
-    /// The end of the suspicion of a member.
+    /// The next step against a suspect.
     Suspicion(u64),
     /// The end of a check, by sequence.
     Check(u64),

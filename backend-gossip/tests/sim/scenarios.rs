@@ -3,6 +3,7 @@
 
 mod events;
 mod joining;
+mod losses;
 mod partitions;
 mod restarts;
 mod sickness;

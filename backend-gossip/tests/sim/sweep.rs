@@ -68,28 +68,7 @@ fn equal_seeds_give_equal_runs() {
 /// Runs these seeds on all cores; panics at the end where some failed.
 fn run_all(seeds: &[u64]) -> Counters {
     let begin = Instant::now();
-    let next = AtomicU64::new(0);
-    let results = Mutex::new(Vec::new());
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let at = usize::try_from(next.fetch_add(1, Ordering::Relaxed));
-                    let Some(seed) = at.ok().and_then(|at| seeds.get(at)) else {
-                        return;
-                    };
-                    let result = attempt(&Plan::draw(*seed));
-                    results
-                        .lock()
-                        .expect("no thread panics")
-                        .push((*seed, result));
-                }
-            });
-        }
-    });
-    let mut results = results.into_inner().expect("no thread panics");
-    results.sort_by_key(|(seed, _)| *seed);
+    let results = on_all_cores(seeds, |seed| attempt(&Plan::draw(seed)));
 
     let mut total = Counters::default();
     let mut times = BTreeMap::<_, Vec<_>>::new();
@@ -126,6 +105,36 @@ fn run_all(seeds: &[u64]) -> Counters {
         names.join(", ")
     );
     total
+}
+
+/// Does something with each seed, on all cores; what came of it in the order of the seeds.
+pub(crate) fn on_all_cores<T: Send>(
+    seeds: &[u64],
+    attempt: impl Fn(u64) -> T + Sync,
+) -> Vec<(u64, T)> {
+    let next = AtomicU64::new(0);
+    let results = Mutex::new(Vec::new());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let at = usize::try_from(next.fetch_add(1, Ordering::Relaxed));
+                    let Some(seed) = at.ok().and_then(|at| seeds.get(at)) else {
+                        return;
+                    };
+                    let result = attempt(*seed);
+                    results
+                        .lock()
+                        .expect("no thread panics")
+                        .push((*seed, result));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().expect("no thread panics");
+    results.sort_by_key(|(seed, _)| *seed);
+    results
 }
 
 /// Runs one seed, and cuts its plan down where it fails.
@@ -197,7 +206,7 @@ fn replay_line(seed: u64) -> String {
     format!("replay: SIM_SEED={seed} cargo test -p tidings-gossip --test sim sweep -- --nocapture")
 }
 
-fn variable(name: &str) -> Option<u64> {
+pub(crate) fn variable(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
     Some(
         value
