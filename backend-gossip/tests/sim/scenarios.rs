@@ -4,6 +4,7 @@
 mod events;
 mod joining;
 mod partitions;
+mod queries;
 mod restarts;
 mod sickness;
 
