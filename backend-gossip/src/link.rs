@@ -9,6 +9,8 @@
 pub mod bare;
 mod carrier;
 mod greeting;
+#[cfg(test)]
+mod half_open_tests;
 mod queue;
 mod single;
 #[cfg(test)]
@@ -90,6 +92,8 @@ pub struct LinkStats {
     pub turned_away: u64,
     /// Links ended because what came was no frame.
     pub malformed: u64,
+    /// Links ended because their peer opened them and said nothing, didn't finish a frame, or read nothing.
+    pub timed_out: u64,
     /// Frames dropped because their link was gone, or too much waited for it already.
     pub dropped: u64,
 }
@@ -292,7 +296,8 @@ impl Links {
                 self.send_over(now, id, b"");
             } else {
                 trace!(?id, "idle link closed");
-                self.remove(id);
+                let link = self.remove(id);
+                self.stats.timed_out += u64::from(link.is_some_and(|link| link.to.is_none()));
             }
         }
         self.open_kept(now);
@@ -428,8 +433,10 @@ impl Links {
             }
         };
         trace!(id = ?carrier.id, ?end, "link ended");
-        if matches!(end, End::Malformed) {
-            self.stats.malformed += 1;
+        match end {
+            End::Malformed => self.stats.malformed += 1,
+            End::TimedOut => self.stats.timed_out += 1,
+            _ => {}
         }
         let id = carrier.id;
         let link = self.open.get_mut(&id)?;
@@ -437,7 +444,7 @@ impl Links {
             self.remove(id);
             return None;
         };
-        if matches!(end, End::Lost) && link.may_try_again(Instant::now()) {
+        if matches!(end, End::Lost | End::TimedOut) && link.may_try_again(Instant::now()) {
             // Opening it again tells why it ended: the process is gone, which the others want to
             // know at once; or it restarted, and takes what waits.
             let span = spans::link(id, Side::Opener, Some(to));
@@ -449,7 +456,7 @@ impl Links {
         match end {
             End::Failed(LinkFailure::Refused) => Some(LinkEvent::Failed(to, LinkFailure::Refused)),
             // Where nothing was to be sent there is nothing to tell.
-            End::Failed(LinkFailure::Unreachable) | End::Lost => {
+            End::Failed(LinkFailure::Unreachable) | End::Lost | End::TimedOut => {
                 carrier.is_waiting().then_some(unreachable)
             }
             End::Local(error) => {

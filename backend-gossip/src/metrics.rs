@@ -156,6 +156,12 @@ const COUNTERS: &[Counter] = &[
         |stats| stats.links.turned_away,
     ),
     (
+        "tidings_gossip_links_timed_out_total",
+        Unit::Count,
+        "links whose peer said nothing, half a frame, or read nothing",
+        |stats| stats.links.timed_out,
+    ),
+    (
         "tidings_gossip_dropped_link_frames_total",
         Unit::Count,
         "frames without a link",

@@ -39,6 +39,7 @@ use crate::driver::COMMANDS_WAITING_MAX;
 use crate::key_file::KeyFile;
 use crate::link::LinkKeys;
 use crate::resolve::Seeds;
+use crate::seal::{KeyId, Ring};
 use crate::wire::cluster_hash;
 use crate::{BACKEND, VISIBLE_BOUND, ring};
 
@@ -71,6 +72,7 @@ const CRASH_PROBES: u32 = 6;
 pub struct GossipObserver {
     board: Arc<Board>,
     publisher: Publisher,
+    ring: watch::Receiver<Arc<Ring>>,
     commands: mpsc::Sender<Command>,
 }
 
@@ -134,7 +136,7 @@ impl GossipObserver {
             seeds,
             ring,
             key_file,
-            keys: LinkKeys::new(keys, Arc::default()),
+            keys: LinkKeys::new(keys.clone(), Arc::default()),
             publisher: publisher.clone(),
             board: board.clone(),
             live,
@@ -144,6 +146,7 @@ impl GossipObserver {
         let observer = Self {
             board,
             publisher,
+            ring: keys,
             commands,
         };
         // Too late is no error: the driver goes on trying.
@@ -155,6 +158,13 @@ impl GossipObserver {
     #[must_use]
     pub fn member(&self) -> Option<SocketAddr> {
         self.board.lock().member
+    }
+
+    /// Ids of the keys that this observer has, the one that it seals with first; none where it is unsealed.
+    /// Members don't know of it: before a key is retired, its observers have to have the new one.
+    #[must_use]
+    pub fn keys(&self) -> Vec<KeyId> {
+        self.ring.borrow().ids().collect()
     }
 
     /// Number of selectors that are watched now, or were until about a second ago. All watches of

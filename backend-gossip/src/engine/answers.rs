@@ -18,6 +18,10 @@ use crate::wire::queries::{Answer, Query, Word};
 /// How long a query is remembered after its time: a datagram may come twice, seconds apart.
 const MEMORY: Duration = Duration::from_secs(60);
 
+/// As many are remembered for longer: for who was stopped, or whose clock jumps, all at once is long ago that
+/// others are still asking.
+const REMEMBERED: usize = QUERIES_HEARD_MAX / 2;
+
 /// Who asked, and the id that it has there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueryKey {
@@ -168,14 +172,22 @@ impl Engine {
     /// Forgets queries whose time has been over for this long.
     pub(super) fn forget_queries(&mut self, now: Instant, memory: Duration) {
         let heard = &mut self.queries.heard;
-        heard
-            .queries
-            .retain(|_, query| query.deadline + memory > now);
+        heard.queries.retain(|_, query| {
+            now.saturating_duration_since(query.deadline) < memory || query.deadline > now
+        });
         heard.bytes = heard.queries.values().map(Remembered::bytes).sum();
     }
 
+    /// Forgets old queries where there are many, and what was answered to them in any case.
     pub(super) fn forget_old_queries(&mut self, now: Instant) {
-        self.forget_queries(now, MEMORY);
+        let heard = &mut self.queries.heard;
+        for query in heard.queries.values_mut() {
+            if query.deadline + MEMORY <= now {
+                query.said = Said::Once;
+            }
+        }
+        let many = heard.queries.len() > REMEMBERED;
+        self.forget_queries(now, if many { MEMORY } else { Duration::MAX });
     }
 
     fn say(&mut self, now: Instant, key: QueryKey, word: Word) {

@@ -37,19 +37,17 @@ impl Engine {
         let held = last
             .filter(|last| !last.superseded)
             .map(|held| held.instance.clone());
+        if let Some(held) = &held
+            && **held == instance.clone().with_generation(held.generation())
+        {
+            return Ok(key);
+        }
         let generation = match &held {
-            Some(held) => held.generation(),
+            Some(held) => self.generation_to_change(held),
             None => self.generation_for(&instance),
         };
         let is_mirror = instance.is_mirror();
-        let instance = instance.with_generation(generation);
-        if !is_mirror {
-            self.drawn = self.drawn.max(Some(generation));
-        }
-        if held.is_some_and(|held| *held == instance) {
-            return Ok(key);
-        }
-        self.offer(now, Arc::new(instance));
+        self.offer(now, instance.with_generation(generation));
         if is_mirror {
             // An owner may be there already.
             self.check_superseded(now, &key);
@@ -90,15 +88,21 @@ impl Engine {
             }
         };
         if *instance.health() != health {
-            let changed = Instance::clone(instance).with_health(health);
-            self.offer(now, Arc::new(changed));
+            let instance = Instance::clone(instance);
+            let generation = self.generation_to_change(&instance);
+            let changed = instance.with_health(health).with_generation(generation);
+            self.offer(now, changed);
         }
         Ok(())
     }
 
     /// Makes an instance what this member offers under its key.
-    pub(super) fn offer(&mut self, now: Instant, instance: Arc<Instance>) {
+    fn offer(&mut self, now: Instant, instance: Instance) {
         let key = instance.key().clone();
+        if !instance.is_mirror() {
+            self.drawn = self.drawn.max(Some(instance.generation()));
+        }
+        let instance = Arc::new(instance);
         let registration = Registration {
             instance: instance.clone(),
             superseded: false,
@@ -139,5 +143,17 @@ impl Engine {
             .drawn
             .map_or(0, |drawn| drawn.number().saturating_add(1));
         Generation::new(above.max(drawn).max(start.number()))
+    }
+
+    /// The generation of an own registration that is changed: the one it has, but where somebody's twin of it
+    /// outranks it. That is no rival while both are equal, and the change would be shown nowhere.
+    fn generation_to_change(&self, held: &Instance) -> Generation {
+        let rank = (held.generation().number(), self.me);
+        let mut offers = self.registry.offers(held.key()).iter();
+        if offers.any(|offer| self.is_shown(offer.owner) && offer.rank() > rank) {
+            self.generation_for(held)
+        } else {
+            held.generation()
+        }
     }
 }

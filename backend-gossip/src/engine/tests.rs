@@ -292,6 +292,42 @@ fn of_two_owners_the_newer_wins_and_the_older_learns_it() {
 }
 
 #[test]
+fn of_two_equal_registrations_whichever_is_changed_is_shown_and_the_other_learns_it() {
+    for (changed, by_health) in [(0, false), (1, false), (0, true), (1, true)] {
+        let mut cluster = Cluster::new(2);
+        let now = cluster.now;
+        let web = Instance::new("web", "10.0.0.9:80").unwrap();
+        let web = web.with_id("a").unwrap();
+        // In the same moment, by members that have started in the same moment.
+        for engine in &mut cluster.engines {
+            engine.register(now, web.clone()).unwrap();
+        }
+        cluster.run(seconds(1));
+        let generation = |at: usize| cluster.engines[at].view(&Selector::All)[0].generation();
+        assert_eq!(generation(0), generation(1));
+        let now = cluster.now;
+        let engine = &mut cluster.engines[changed];
+        if by_health {
+            engine.health(now, web.key(), Health::draining()).unwrap();
+        } else {
+            let other = web.clone().with_weight(7).unwrap();
+            engine.register(now, other).unwrap();
+        }
+        let wanted = engine.view(&Selector::All);
+        assert_ne!(
+            *wanted[0],
+            web.clone().with_generation(wanted[0].generation())
+        );
+        cluster.run(seconds(1));
+        for engine in &cluster.engines {
+            assert_eq!(engine.view(&Selector::All), wanted, "{changed}");
+        }
+        let told = Event::Superseded(web.key().clone());
+        assert!(cluster.events[1 - changed].contains(&told), "{changed}");
+    }
+}
+
+#[test]
 fn two_processes_of_one_name_both_stay_visible() {
     let mut cluster = Cluster::new(3);
     cluster.register(1, "web", "a");

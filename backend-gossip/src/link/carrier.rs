@@ -42,8 +42,10 @@ pub(super) const LENGTH_BYTES: usize = 4;
 pub(super) enum End {
     /// The driver let go, and everything is written.
     Done,
-    /// The peer let go or fell silent, or the network broke.
+    /// The peer let go, or the network broke.
     Lost,
+    /// The peer didn't finish what it had begun to say, or doesn't read, or its host confirms nothing.
+    TimedOut,
     /// What came was no frame.
     Malformed,
     /// What came was not sealed as it should be; the reason is counted.
@@ -257,15 +259,18 @@ async fn read_frames(
     let longest = LINK_FRAME_BYTES_MAX + open.as_ref().map_or(0, |_| LINK_OVERHEAD_BYTES);
     loop {
         // No deadline between frames: the driver closes what is idle.
-        if !reader.fill_buf().await.is_ok_and(|bytes| !bytes.is_empty()) {
-            return End::Lost;
+        match reader.fill_buf().await {
+            Ok([]) => return End::Lost,
+            Ok(_) => {}
+            Err(error) => return lost(&error),
         }
         let read = timeout(FRAME_TIMEOUT, read_frame(&mut reader, longest, reading)).await;
         // The leave lasts until the driver has taken the frame, or there is room for it to wait.
         let (mut frame, _leave) = match read {
             Ok(Ok(Some(read))) => read,
             Ok(Ok(None)) => return End::Malformed,
-            Ok(Err(_)) | Err(_) => return End::Lost,
+            Ok(Err(error)) => return lost(&error),
+            Err(_) => return End::TimedOut,
         };
         if let Some(open) = &mut open {
             if let Err(rejection) = open.open(&keys.ring(), &mut frame) {
@@ -276,6 +281,14 @@ async fn read_frames(
         if frames.send((id, frame)).await.is_err() {
             return End::Done;
         }
+    }
+}
+
+/// How a link has ended whose connection is broken: the system gives up as well where nothing is confirmed.
+fn lost(error: &io::Error) -> End {
+    match error.kind() {
+        io::ErrorKind::TimedOut => End::TimedOut,
+        _ => End::Lost,
     }
 }
 
@@ -324,7 +337,8 @@ async fn write_frames(
         };
         match timeout(FRAME_TIMEOUT, writer.write_all(frame)).await {
             Ok(Ok(())) => outbox.written(),
-            Ok(Err(_)) | Err(_) => return End::Lost,
+            Ok(Err(error)) => return lost(&error),
+            Err(_) => return End::TimedOut,
         }
     }
     End::Done

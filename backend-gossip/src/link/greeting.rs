@@ -65,7 +65,8 @@ fn hello(ring: &Ring) -> Result<Hello, End> {
 async fn write(writer: &mut (impl AsyncWrite + Unpin), hello: &Hello) -> Result<(), End> {
     match timeout(FRAME_TIMEOUT, writer.write_all(&hello.encode())).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) | Err(_) => Err(End::Lost),
+        Ok(Err(_)) => Err(End::Lost),
+        Err(_) => Err(End::TimedOut),
     }
 }
 
@@ -73,7 +74,8 @@ async fn read(keys: &LinkKeys, reader: &mut (impl AsyncRead + Unpin)) -> Result<
     let mut bytes = [0; HELLO_BYTES];
     match timeout(FRAME_TIMEOUT, reader.read_exact(&mut bytes)).await {
         Ok(Ok(_)) => Hello::decode(&keys.ring(), &bytes).map_err(|why| keys.rejected(why)),
-        Ok(Err(_)) | Err(_) => Err(End::Lost),
+        Ok(Err(_)) => Err(End::Lost),
+        Err(_) => Err(End::TimedOut),
     }
 }
 

@@ -8,12 +8,12 @@ use super::*;
 
 const LONG: Duration = Duration::from_secs(30);
 
-fn unsealed() -> Links {
+pub(super) fn unsealed() -> Links {
     let (_, ring) = watch::channel(Arc::new(Ring::off("tidings")));
     Links::new(LinkKeys::new(ring, Arc::default()))
 }
 
-async fn listen() -> (TcpListener, SocketAddr) {
+pub(super) async fn listen() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     (listener, addr)
@@ -24,7 +24,7 @@ async fn next(links: &mut Links) -> LinkEvent {
 }
 
 /// Runs `links` until `condition` holds of its counters.
-async fn until(links: &mut Links, condition: impl Fn(LinkStats) -> bool) {
+pub(super) async fn until(links: &mut Links, condition: impl Fn(LinkStats) -> bool) {
     let deadline = Instant::now() + LONG;
     while !condition(links.stats()) {
         assert!(Instant::now() < deadline, "{:?}", links.stats());

@@ -42,6 +42,8 @@ const ASKS_PER_MEMBERS: u32 = 16;
 const UNKNOWN_HOLD_MAX: Duration = Duration::from_secs(30);
 /// Time between two looks at what is in doubt.
 const DOUBTS_INTERVAL: Duration = Duration::from_secs(1);
+/// Why views are stale where members answer and serve too many already.
+const NO_ROOM: &str = "each member that answers has as many observers as it may";
 
 /// What an observer goes by.
 #[derive(Clone, Copy, Debug)]
@@ -87,6 +89,8 @@ pub(crate) struct Session {
     /// Those of which all was heard at least once.
     known: BTreeSet<Selector>,
     link: Option<Link>,
+    /// Whether the member that answered last has no room for another observer.
+    full: bool,
     /// Until when views stay live without a member.
     grace: Instant,
     freshness: Freshness,
@@ -145,6 +149,7 @@ impl Session {
             watched: BTreeSet::new(),
             known: BTreeSet::new(),
             link: None,
+            full: false,
             grace: now,
             freshness: stale(now, "no member has answered yet"),
             crash_bound: None,
@@ -345,10 +350,12 @@ impl Session {
                 }
             }
             Standing::Full => {
+                self.full = true;
                 self.give_up(now);
                 return;
             }
         }
+        self.full = false;
         link.standing = Some(vouch.standing);
         self.settle(now);
     }
@@ -594,6 +601,14 @@ impl Session {
         self.freshness.is_live()
     }
 
+    /// Since when views are stale where they are from now on, or were already.
+    fn stale_since(&self, now: Instant) -> Instant {
+        match self.freshness {
+            Freshness::Live => now,
+            Freshness::Stale { since, .. } => since,
+        }
+    }
+
     /// How good the views are now.
     fn refresh(&mut self, now: Instant) {
         let served = self.link.as_ref().and_then(|link| link.settled);
@@ -620,8 +635,9 @@ impl Session {
             _ if self.is_live() && now < self.grace => Freshness::Live,
             // While it isn't known yet how good the next one is, the last reason stands.
             (None, Some(_)) if !self.is_live() => self.freshness.clone(),
+            (None, None) if self.full => stale(self.stale_since(now), NO_ROOM),
             _ if self.known.is_empty() && !self.is_live() => self.freshness.clone(),
-            _ => stale(now, "no member of the cluster is heard"),
+            _ => stale(self.stale_since(now), "no member of the cluster is heard"),
         };
         if freshness != self.freshness {
             self.freshness = freshness;

@@ -7,3 +7,6 @@ mod conformance;
 mod failover;
 mod hostile;
 mod many;
+mod room;
+mod rotation;
+mod silence;

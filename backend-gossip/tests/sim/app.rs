@@ -243,7 +243,7 @@ impl World {
     }
 
     /// The process of a slot, if it can be asked for anything now.
-    fn awake(&self, slot: usize) -> Option<ProcessId> {
+    pub(crate) fn awake(&self, slot: usize) -> Option<ProcessId> {
         let process = self.processes.get(&self.slots[slot].process?)?;
         (!process.leaving && process.pace != Pace::Paused).then_some(process.id)
     }

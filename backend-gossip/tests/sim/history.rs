@@ -5,10 +5,14 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidings_api::{Generation, Instance, InstanceKey, ServiceName};
-use tidings_gossip::engine::{Heard, Identity, MemberInfo, MemberState, Stats, UserEvent};
+use tidings_gossip::engine::{
+    Heard, Identity, MemberInfo, MemberState, Outcome, QueryUpdate, Stats, UserEvent,
+};
+
+use crate::queries::Question;
 
 /// One start of one member: a member that is restarted is another process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -93,6 +97,30 @@ pub(crate) enum Seen<'a> {
     Heard {
         process: ProcessId,
         heard: &'a Heard,
+    },
+    /// The application behind a process asked others.
+    QueryAsked {
+        process: ProcessId,
+        question: &'a Question,
+    },
+    /// A process handed its application what somebody asks.
+    QueryHeard {
+        process: ProcessId,
+        question: &'a [u8],
+    },
+    /// A process told its application what is heard of its query of this turn; `None` where none is open.
+    QueryUpdate {
+        process: ProcessId,
+        turn: Option<u64>,
+        update: &'a QueryUpdate,
+        /// By the process's own clock.
+        clock: Instant,
+    },
+    /// A process told its application what has become of its query.
+    QueryEnded {
+        process: ProcessId,
+        turn: Option<u64>,
+        outcomes: &'a [(Arc<str>, Outcome)],
     },
     /// A process handed a frame to the network.
     Sent {

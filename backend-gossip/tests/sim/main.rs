@@ -18,6 +18,7 @@ mod links;
 mod net;
 mod plan;
 mod process;
+mod queries;
 mod run;
 mod scenarios;
 mod selftest;

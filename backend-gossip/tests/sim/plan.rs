@@ -27,6 +27,8 @@ pub(crate) struct Plan {
     pub(crate) steps: Vec<Step>,
     /// Whether processes are of several builds.
     pub(crate) mixed: bool,
+    /// Whether members ask each other.
+    pub(crate) queries: bool,
 }
 
 /// One thing to do at one moment.
@@ -45,6 +47,8 @@ pub(crate) enum Action {
     Health(usize, InstanceKey),
     Deregister(usize, InstanceKey),
     SendEvent(usize, usize),
+    /// Who asks, with how many bytes, for how long, and whom: `None` for all.
+    Ask(usize, usize, Duration, Option<Vec<usize>>),
     Leave(usize),
     Kill(usize),
     Silence(usize),
@@ -131,6 +135,7 @@ impl Plan {
             calm_at: seconds(&mut rng, 20..70),
             steps: Vec::new(),
             mixed: false,
+            queries: false,
         };
         plan.draw_starts(&mut rng);
         plan.draw_applications(&mut rng);
@@ -138,6 +143,24 @@ impl Plan {
         plan.draw_events();
         plan.steps.sort_by_key(|step| step.at);
         plan
+    }
+
+    /// The same with queries, drawn apart.
+    pub(crate) fn with_queries(mut self) -> Self {
+        let mut rng = Rng::with_seed(self.seed ^ 0x00a5_4ed0);
+        for _ in 0..self.calm_at.as_secs() {
+            let (at, slot) = (self.moment(&mut rng), rng.usize(0..self.members));
+            let bytes = match rng.u32(0..20) {
+                0..3 => rng.usize(1_000..65_000),
+                _ => rng.usize(0..600),
+            };
+            let timeout = Duration::from_millis(rng.u64(200..8_000));
+            let asked = (rng.u32(0..4) == 0).then(|| some(&mut rng, self.members));
+            self.push(at, Action::Ask(slot, bytes, timeout, asked));
+        }
+        self.queries = true;
+        self.steps.sort_by_key(|step| step.at);
+        self
     }
 
     fn draw_starts(&mut self, rng: &mut Rng) {
@@ -296,6 +319,9 @@ impl Action {
             Self::Health(slot, key) => world.report_health(*slot, key),
             Self::Deregister(slot, key) => world.deregister(*slot, key),
             Self::SendEvent(slot, bytes) => world.send_event(*slot, *bytes),
+            Self::Ask(slot, bytes, timeout, asked) => {
+                world.ask(*slot, *bytes, *timeout, asked.as_deref());
+            }
             Self::Leave(slot) => world.leave(*slot),
             Self::Kill(slot) => world.kill(*slot),
             Self::Silence(slot) => world.silence(*slot),
@@ -329,6 +355,9 @@ impl fmt::Display for Action {
             Self::Health(slot, key) => write!(f, "m{slot} reports health of {key}"),
             Self::Deregister(slot, key) => write!(f, "m{slot} deregisters {key}"),
             Self::SendEvent(slot, bytes) => write!(f, "m{slot} sends an event ({bytes} B)"),
+            Self::Ask(slot, bytes, timeout, asked) => {
+                write!(f, "m{slot} asks {asked:?} for {timeout:?} ({bytes} B)")
+            }
             Self::Leave(slot) => write!(f, "m{slot} leaves"),
             Self::Kill(slot) => write!(f, "kill m{slot}"),
             Self::Silence(slot) => write!(f, "take the host of m{slot} away"),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidings_api::{Instance, InstanceKey, ServiceName};
-use tidings_gossip::engine::{Engine, Identity, LinkFailure, LinkId};
+use tidings_gossip::engine::{Engine, Identity, LinkFailure, LinkId, QueryKey};
 
 use crate::builds::Build;
 use crate::history::ProcessId;
@@ -26,6 +26,8 @@ pub(crate) enum Input {
     /// The other side closed the link to this address: the driver looks why.
     LinkClosed(SocketAddr),
     Seeds(Vec<SocketAddr>),
+    /// The application answers a query.
+    Answer(QueryKey, Arc<[u8]>),
     Timeout,
 }
 
@@ -35,6 +37,7 @@ impl Input {
         match self {
             Self::Datagram(from, _) => format!("from {from}"),
             Self::Link(link, _) => format!("{link:?}"),
+            Self::Answer(..) => "answer".to_owned(),
             other => format!("{other:?}"),
         }
     }
@@ -124,6 +127,8 @@ pub(crate) struct Process {
     /// Whom it has ever taken for dead, by name.
     pub(crate) buried: Vec<Arc<str>>,
     pub(crate) cut_off: bool,
+    /// The turns in which it has asked what isn't over, by the queries' ids.
+    pub(crate) asking: BTreeMap<u64, u64>,
     inbox: VecDeque<Input>,
     datagrams: usize,
 }
@@ -158,6 +163,7 @@ impl Process {
             live_told: engine.freshness().is_live(),
             engine,
             cut_off: false,
+            asking: BTreeMap::new(),
             inbox: VecDeque::new(),
             datagrams: 0,
         }

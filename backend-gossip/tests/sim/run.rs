@@ -12,6 +12,7 @@ use crate::checkers::{Limits, Outcome, Violation};
 use crate::counters::Counters;
 use crate::faults::Place;
 use crate::plan::{Plan, Step};
+use crate::queries::{Queries, QueryCounters};
 use crate::world::World;
 
 /// The name of all members' cluster.
@@ -20,6 +21,9 @@ pub(crate) const CLUSTER: &str = "sim";
 const SEEDS: usize = 3;
 /// Frames by link: a bound on what one side may make the other hold.
 const LINK_FRAME_BYTES_MAX: usize = 1 << 20;
+
+/// How long applications take for an answer in chaos, at most: longer than many wait.
+const THINKING_IN_CHAOS: Duration = Duration::from_secs(2);
 
 /// What an engine may keep and queue of user events.
 const EVENT_BYTES_MAX: usize = 16 << 20;
@@ -54,6 +58,7 @@ pub(crate) struct Report {
     pub(crate) counters: Counters,
     pub(crate) times: Times,
     pub(crate) builds: BuildCounters,
+    pub(crate) queries: QueryCounters,
 }
 
 /// How long things took, by what they are.
@@ -74,6 +79,9 @@ pub(crate) fn run(plan: &Plan) -> Outcome<Report> {
     }
     world.seeds = (0..SEEDS.min(plan.members)).collect();
     world.builds = Builds::new(plan.mixed);
+    if plan.queries {
+        world.queries.thinking = THINKING_IN_CHAOS;
+    }
 
     chaos(&mut world, plan)?;
     let mut times = Times::new();
@@ -92,6 +100,7 @@ pub(crate) fn run(plan: &Plan) -> Outcome<Report> {
         counters,
         times,
         builds: world.builds.counters,
+        queries: world.queries.counters,
     })
 }
 
@@ -106,6 +115,7 @@ fn chaos(world: &mut World, plan: &Plan) -> Outcome {
 /// Ends all faults, and waits for everybody to agree. Some of the dead stay dead.
 fn calm(world: &mut World, plan: &Plan, limits: &Limits) -> Outcome<Duration> {
     world.calm();
+    world.queries.thinking = Queries::default().thinking;
     for slot in 0..plan.members {
         let seed = slot < SEEDS;
         if world.slots[slot].process.is_none() && (seed || world.rng.bool()) {
@@ -197,7 +207,22 @@ fn epilogue(world: &mut World, plan: &Plan, limits: &Limits, times: &mut Times) 
     world.run_until_agreed(limits.visible)?;
     world.run_for(Duration::from_secs(5))?;
     world.run_until_agreed(limits.visible)?;
+    if plan.queries {
+        ask_in_calm(world, [member(), member()])?;
+    }
     Ok(())
+}
+
+/// Queries of every size, all of which are answered by everybody who can.
+fn ask_in_calm(world: &mut World, askers: [usize; 2]) -> Outcome {
+    let timeout = Duration::from_secs(10);
+    for bytes in [1, 1_000, 65_000] {
+        for asker in askers {
+            world.ask(asker, bytes, timeout, None);
+            world.ask(asker, bytes, timeout, Some(&askers));
+        }
+    }
+    world.run_for(timeout + Duration::from_secs(5))
 }
 
 /// Every fault that was injected did something.

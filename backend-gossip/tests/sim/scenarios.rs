@@ -5,6 +5,7 @@ mod events;
 mod joining;
 mod losses;
 mod partitions;
+mod queries;
 mod restarts;
 mod sickness;
 

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidings_api::{Generation, Instance, ServiceName};
 use tidings_gossip::Features;
 use tidings_gossip::engine::{
-    EngineConfig, Heard, Identity, MemberInfo, MemberState, Stats, UserEvent,
+    EngineConfig, Heard, Identity, MemberInfo, MemberState, Outcome, QueryUpdate, Stats, UserEvent,
 };
 use tidings_gossip::wire::member_hash;
 
@@ -15,19 +15,22 @@ use crate::app::key;
 use crate::checkers::agreement::{RULES, disagreement};
 use crate::checkers::{Checkers, Limits, Violation};
 use crate::history::{Carrier, Ending, ProcessId, ProcessState, Seen, Snapshot, Stamp};
+use crate::queries::{Question, answer_of};
 use crate::run::limits;
 
 /// A made-up history, told to one checker up to the first thing that it doesn't accept.
 struct Story {
     checkers: Checkers,
     at: Duration,
+    /// What everybody's clock showed then.
+    begin: Instant,
     violation: Option<Violation>,
 }
 
 type Told = fn(&mut Story);
 
 /// Checkers and histories. All but the last line of each history is as it should be.
-const BROKEN: [(&str, Told); 27] = [
+const BROKEN: [(&str, Told); 32] = [
     ("single-writer", |story| {
         story.start(0, "a");
         story.start(1, "b");
@@ -281,15 +284,114 @@ const BROKEN: [(&str, Told); 27] = [
         story.pass(10);
         story.last(|story| story.snapshot(&[state(0, "a"), state(1, "b")]));
     }),
+    ("queries-heard-once", |story| {
+        story.start(0, "a");
+        story.start(1, "b");
+        story.start(2, "c");
+        story.ask_members(0, 7, &["b", "c"]);
+        story.hear_query(1, 7);
+        story.hear_query(2, 7);
+        story.last(|story| story.hear_query(1, 7));
+    }),
+    ("answers-genuine", |story| {
+        story.start(0, "a");
+        story.start(1, "b");
+        story.start(2, "c");
+        story.ask_members(0, 7, &["b"]);
+        story.hear_query(1, 7);
+        story.answered(7, "b", 1);
+        story.last(|story| story.answered(7, "c", 2));
+    }),
+    ("answers-once", |story| {
+        story.start(0, "a");
+        story.ask_members(0, 7, &["b", "c"]);
+        story.answered(7, "b", 1);
+        story.answered(7, "c", 2);
+        story.last(|story| story.answered(7, "b", 1));
+    }),
+    ("answers-in-time", |story| {
+        story.start(0, "a");
+        story.ask_members(0, 7, &["b", "c"]);
+        story.pass(4);
+        story.answered(7, "b", 1);
+        story.pass(2);
+        story.last(|story| story.answered(7, "c", 2));
+    }),
+    ("queries-answered", |story| {
+        story.start(0, "a");
+        story.start(1, "b");
+        story.start(2, "c");
+        story.see(&Seen::Settled);
+        story.pass(10);
+        story.ask_members(0, 7, &["a", "b"]);
+        story.answered(7, "a", 0);
+        story.ended(7, &["a"], &["b"]);
+        story.snapshot(&[state(0, "a"), state(2, "c")]);
+        story.ask_members(0, 8, &["a", "b"]);
+        story.ended(8, &["a"], &["b"]);
+        story.last(|story| story.snapshot(&[state(0, "a"), state(1, "b")]));
+    }),
+];
+
+/// The same rules, broken in other ways.
+const BROKEN_OTHERWISE: [(&str, Told); 7] = [
+    ("queries-heard-once", |story| {
+        story.start(0, "a");
+        story.start(1, "b");
+        story.ask_members(0, 7, &["a"]);
+        story.last(|story| story.hear_query(1, 7));
+    }),
+    ("queries-heard-once", |story| {
+        story.start(1, "b");
+        story.last(|story| story.hear_query(1, 7));
+    }),
+    ("answers-genuine", |story| {
+        story.start(0, "a");
+        story.start(1, "b");
+        story.ask_members(0, 7, &["b"]);
+        story.hear_query(1, 7);
+        story.last(|story| story.answered(7, "b", 2));
+    }),
+    ("answers-once", |story| {
+        story.start(0, "a");
+        story.ask_members(0, 7, &["b", "c"]);
+        story.ended(7, &[], &["b", "c"]);
+        story.last(|story| story.answered(7, "b", 1));
+    }),
+    ("answers-once", |story| {
+        story.start(0, "a");
+        story.ask_members(0, 7, &["b", "c"]);
+        story.answered(7, "b", 1);
+        story.last(|story| story.ended(7, &["c"], &["b"]));
+    }),
+    ("answers-in-time", |story| {
+        story.start(0, "a");
+        story.ask_members(0, 7, &["b"]);
+        story.pass(5);
+        story.last(|story| {
+            let member = "b".into();
+            story.query_update(7, &QueryUpdate::Received { member });
+        });
+    }),
+    ("queries-answered", |story| {
+        story.start(0, "a");
+        story.see(&Seen::Settled);
+        story.ask_members(0, 7, &["a"]);
+        story.pass(5);
+        story.snapshot(&[state(0, "a")]);
+        story.pass(2);
+        story.last(|story| story.snapshot(&[state(0, "a")]));
+    }),
 ];
 
 #[test]
 fn every_checker_fails_on_a_history_that_breaks_its_rule() {
     let limits = figures();
-    for (name, tell) in BROKEN {
+    for (name, tell) in BROKEN.into_iter().chain(BROKEN_OTHERWISE) {
         let mut story = Story {
             checkers: Checkers::only(name, &limits),
             at: Duration::ZERO,
+            begin: Instant::now(),
             violation: None,
         };
         tell(&mut story);
@@ -464,6 +566,59 @@ impl Story {
         });
     }
 
+    /// Asks for five seconds.
+    fn ask_members(&mut self, process: u32, turn: u64, members: &[&str]) {
+        let timeout = Duration::from_secs(5);
+        self.see(&Seen::QueryAsked {
+            process: ProcessId(process),
+            question: &Question {
+                turn,
+                members: Some(members.iter().map(|name| (*name).into()).collect()),
+                payload: question(turn),
+                timeout,
+                deadline: self.begin + self.at + timeout,
+            },
+        });
+    }
+
+    fn hear_query(&mut self, process: u32, turn: u64) {
+        self.see(&Seen::QueryHeard {
+            process: ProcessId(process),
+            question: &question(turn),
+        });
+    }
+
+    /// The first process is told that a member has said what this process would.
+    fn answered(&mut self, turn: u64, member: &str, by: u32) {
+        let update = QueryUpdate::Answered {
+            member: member.into(),
+            payload: answer_of(&question(turn), ProcessId(by)),
+        };
+        self.query_update(turn, &update);
+    }
+
+    fn query_update(&mut self, turn: u64, update: &QueryUpdate) {
+        self.see(&Seen::QueryUpdate {
+            process: ProcessId(0),
+            turn: Some(turn),
+            update,
+            clock: self.begin + self.at,
+        });
+    }
+
+    fn ended(&mut self, turn: u64, answered: &[&str], silent: &[&str]) {
+        let outcome = |names: &[&str], outcome| -> Vec<(Arc<str>, Outcome)> {
+            names.iter().map(|name| ((*name).into(), outcome)).collect()
+        };
+        let mut outcomes = outcome(answered, Outcome::Answered);
+        outcomes.extend(outcome(silent, Outcome::Silent));
+        self.see(&Seen::QueryEnded {
+            process: ProcessId(0),
+            turn: Some(turn),
+            outcomes: &outcomes,
+        });
+    }
+
     fn sent(&mut self, carrier: Carrier, bytes: usize) {
         self.see(&Seen::Sent {
             process: ProcessId(0),
@@ -508,6 +663,10 @@ fn event(sequence: u64) -> UserEvent {
         payload: sequence.to_be_bytes().into(),
         age: Duration::ZERO,
     }
+}
+
+fn question(turn: u64) -> Arc<[u8]> {
+    format!("{turn}.").into_bytes().into()
 }
 
 fn identity(process: u32, name: &str) -> Identity {

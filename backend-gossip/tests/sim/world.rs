@@ -20,6 +20,7 @@ use crate::history::{Carrier, Ending, ProcessId, ProcessState, Seen, Snapshot};
 use crate::links::{Context, LinkEvent, Links};
 use crate::net::{Answer, CutId, HostId, Latency, Net};
 use crate::process::{Clock, Input, Pace, Process};
+use crate::queries::Queries;
 use crate::trace::Trace;
 
 /// How often the checkers get a picture of everybody while the world runs.
@@ -86,6 +87,7 @@ pub(crate) struct World {
     /// What was sent last by anybody.
     pub(crate) last_frame: Arc<[u8]>,
     pub(crate) builds: Builds,
+    pub(crate) queries: Queries,
     base: Instant,
     links: Links,
     queue: BTreeMap<(Duration, u64), Event>,
@@ -111,6 +113,7 @@ impl World {
             turn: 0,
             last_frame: Arc::default(),
             builds: Builds::default(),
+            queries: Queries::default(),
             base: Instant::now(),
             links: Links::default(),
             queue: BTreeMap::new(),
@@ -172,12 +175,13 @@ impl World {
             cluster: cluster.to_string(),
             ..self.config.clone()
         });
-        let engine = Engine::new(
+        let mut engine = Engine::new(
             clock.at(self.now),
             identity.clone(),
             config,
             self.rng.u64(..),
         );
+        engine.listen_to_queries(build.knows_events());
         self.net.occupy(host, id);
         self.links.start(id);
         self.trace
@@ -489,6 +493,7 @@ impl World {
             Input::LinkFailure(..) => ("failure", &[]),
             Input::LinkClosed(_) => ("closed", &[]),
             Input::Seeds(_) => ("seeds", &[]),
+            Input::Answer(_, bytes) => ("answer", bytes),
             Input::Timeout => ("timeout", &[]),
         };
         self.trace
@@ -503,6 +508,7 @@ impl World {
             }
             Input::LinkFailure(to, failure) => engine.handle_link_failure(now, to, failure),
             Input::Seeds(seeds) => engine.handle_seeds(now, &seeds),
+            Input::Answer(key, answer) => engine.answer_query(now, key, Some(answer)),
             Input::LinkClosed(target) => {
                 self.with_links(|links, context| links.open(context, (id, host), target));
                 return;
@@ -630,9 +636,14 @@ impl World {
                     self.keep_links(id);
                 }
                 engine::Event::Heard(heard) => self.heard(id, &heard),
-                engine::Event::Asked(_)
-                | engine::Event::QueryUpdate { .. }
-                | engine::Event::QueryEnded { .. } => {}
+                engine::Event::Asked(asked) => self.asked(id, &asked),
+                engine::Event::QueryUpdate { id: query, update } => {
+                    self.query_update(id, query, &update);
+                }
+                engine::Event::QueryEnded {
+                    id: query,
+                    outcomes,
+                } => self.query_ended(id, query, &outcomes),
                 engine::Event::NameTaken { .. } => self.counters.names_taken += 1,
                 // There are none in here.
                 engine::Event::Observer(_) | engine::Event::ObserverRefused(_) => {}
@@ -716,6 +727,7 @@ impl World {
         self.counters.events_missed += stats.events.missed;
         self.counters.event_pulls += stats.events.pulls;
         self.counters.events_compared += stats.events.compared;
+        self.queries.counters.late += stats.queries.late;
         self.counters.malformed += stats.malformed;
         self.counters.foreign += stats.foreign;
     }

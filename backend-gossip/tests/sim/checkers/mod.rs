@@ -8,6 +8,7 @@ mod bounds;
 mod events;
 mod ledger;
 mod members;
+mod queries;
 mod views;
 
 use std::fmt::{self, Debug};
@@ -66,6 +67,7 @@ impl Checkers {
         checkers.extend(members::all());
         checkers.extend(bounds::all(limits));
         checkers.extend(events::all(limits));
+        checkers.extend(queries::all(limits));
         Self {
             ledger: Ledger::default(),
             checkers,

@@ -55,6 +55,30 @@ fn events_are_told_in_order_while_a_third_of_all_packets_is_lost() {
 }
 
 #[test]
+fn events_of_every_size_are_told_while_packets_are_lost() {
+    const SIZES: [usize; 8] = [1, 100, 1_000, 1_300, 1_500, 5_000, 30_000, 64 * 1_024];
+    each_seed(|seed| {
+        let mut world = cluster(seed, 8)?;
+        weather(&mut world);
+        for round in 0..4 {
+            for (slot, bytes) in SIZES.into_iter().enumerate() {
+                world.send_event((slot + round) % 8, bytes);
+            }
+            world.run_for(Duration::from_millis(150))?;
+        }
+        assert!(world.counters.datagrams_lost > 0 && world.counters.datagrams_duplicated > 0);
+        world.calm();
+        world.run_until_agreed(seconds(10))?;
+        for state in world.snapshot().processes {
+            let events = state.stats.events;
+            // The checkers compare what is told with what was sent, to the byte.
+            assert_eq!((events.told, events.missed), (32, 0), "{}", state.process);
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn many_who_join_at_once_are_told_what_was_sent_before() {
     each_seed(|seed| {
         let mut world = cluster(seed, 10)?;
