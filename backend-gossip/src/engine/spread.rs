@@ -181,7 +181,11 @@ impl Engine {
         }
         self.latest_news = Some(now);
         self.queue(now, key);
-        if self.fresh.add(key, self.me) {
+        let told = self.fresh.add(key, self.me);
+        if told || key.owner() == self.me && self.tells_all() {
+            self.spare_gossip(&key);
+        }
+        if told {
             let delay = FORWARD_DELAY.mul_f64(0.5 + self.rng.f64());
             self.timers.set_if_unset(Timer::Forward, now + delay);
         } else {
@@ -215,6 +219,14 @@ impl Engine {
         } else if !self.members.others().is_empty() {
             self.queue(now, ItemKey::Member(id));
         }
+    }
+
+    /// Leaves one round of gossip to what all are told: the more, the more is lost.
+    fn spare_gossip(&mut self, key: &ItemKey) {
+        let limit = self.transmit_limit();
+        let round = u32::try_from(self.config.gossip_fanout).unwrap_or(u32::MAX);
+        let spared = f64::from(limit.saturating_sub(round)) * (1.0 - self.loss.doubt());
+        self.broadcasts.sent(key, spared as u32, limit);
     }
 
     fn queue(&mut self, now: Instant, key: ItemKey) {
