@@ -1,5 +1,7 @@
 //! Joining, leaving, and what a member is told when it comes.
 
+use std::time::Duration;
+
 use tidings_api::{InstanceKey, ServiceName};
 use tidings_gossip::engine::{EngineConfig, MemberState};
 
@@ -258,6 +260,26 @@ fn services_are_told_apart_by_their_whole_name() {
         let shown = world.process(1).engine.view(&service.into());
         let keys: Vec<&InstanceKey> = shown.iter().map(|instance| instance.key()).collect();
         assert_eq!(keys, [&names[2]]);
+        Ok(())
+    });
+}
+
+/// Each is told to everybody by a push, which some miss. Who has joined looks for what it missed at once:
+/// without that it takes until a probe finds who differs, twice to four times as long.
+#[test]
+fn many_that_start_at_once_know_each_other_soon() {
+    let members = 100;
+    each_seed(|seed| {
+        let mut world = world(seed, EngineConfig::default(), members);
+        add_members(&mut world, CLUSTER, members);
+        world.seeds = vec![0];
+        for slot in 0..members {
+            world.start(slot);
+        }
+        world.run_until_agreed(Duration::from_millis(500))?;
+        for slot in 0..members {
+            assert_eq!(world.process(slot).shows().len(), members, "m{slot}");
+        }
         Ok(())
     });
 }
