@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Breaks the engine on purpose, one way at a time, and asks the simulator whether it notices.
+# Breaks the backend on purpose, one way at a time, and asks its tests whether they notice: the simulator
+# where nothing else is said.
 #
 #   backend-gossip/tests/mutants.sh            every mutation
 #   backend-gossip/tests/mutants.sh stale      those whose name contains "stale"
 #   SIM_SEEDS=200 backend-gossip/tests/mutants.sh
 #
 # Works on a copy of the workspace below target/, so that the sources stay as they are. Prints which
-# checkers caught each mutation, and ends with an error where one survives or no longer applies.
+# checkers, or how many tests, caught each mutation, and ends with an error where one survives or no longer applies.
 
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -14,12 +15,21 @@ cd "$(dirname "$0")/../.."
 only=${1:-}
 seeds=${SIM_SEEDS:-64}
 copy=target/mutants
-engine=$copy/backend-gossip/src/engine
+sources=$copy/backend-gossip/src
 survived=0
 
-# mutation NAME FILE SED-SCRIPT
+sweep=(--test sim -- sweep::sweep scenarios)
+queries=(--test sim -- scenarios::events scenarios::queries queries::)
+observers=(--features fault-injection --test observer)
+hostile=(--features fault-injection --lib --test hostile)
+links=(--lib -- half_open link::tests)
+
+# mutation NAME FILE SED-SCRIPT [TESTS…]; a file without a folder is the engine's.
 mutation() {
-    local name=$1 file=$engine/$2 script=$3
+    local name=$1 file=$sources/$2 script=$3
+    [[ $2 == */* ]] || file=$sources/engine/$2
+    local tests=("${@:4}")
+    [[ $# -gt 3 ]] || tests=("${sweep[@]}")
     [[ $name == *"$only"* ]] || return 0
     cp "$file" "$file.whole"
     sed -i -E "$script" "$file"
@@ -35,26 +45,30 @@ mutation() {
 
 # Builds and runs the copy; leaves in $verdict what failed.
 judge() {
-    local log=$copy/log
+    local log=$copy/log build=()
+    for argument in "${tests[@]}"; do
+        [[ $argument != -- ]] || break
+        build+=("$argument")
+    done
     if ! cargo test --quiet --manifest-path $copy/Cargo.toml --target-dir $copy/target \
-        -p tidings-gossip --test sim --no-run >$log 2>&1; then
+        -p tidings-gossip --no-run "${build[@]}" >$log 2>&1; then
         verdict="does not compile, see $log"
         survived=1
         return
     fi
     SIM_SEEDS=$seeds RUST_BACKTRACE=0 timeout 1200 cargo test --quiet \
         --manifest-path $copy/Cargo.toml --target-dir $copy/target \
-        -p tidings-gossip --test sim -- sweep::sweep scenarios >$log 2>&1 || true
+        -p tidings-gossip --no-fail-fast "${tests[@]}" >$log 2>&1 || true
     local caught
     caught=$(sed -n 's/^checker: //p' $log | sort | uniq -c | sort -rn |
         awk '{ printf "%s%s ×%s", separator, $2, $1; separator = ", " }')
-    local scenarios
-    scenarios=$(sed -nE 's/^    scenarios::[a-z]+::(.*)$/\1/p' $log | sort -u | wc -l)
-    if grep -q '^test result: ok' $log; then
+    local failed
+    failed=$(sed -nE 's/^    ([a-z_]+(::[a-z_0-9]+)+)$/\1/p' $log | sort -u | grep -cv "^sweep::" || true)
+    if ! grep -q '^test result: FAILED' $log; then
         verdict='**survived**'
         survived=1
     else
-        verdict="${caught:-assertions} ($scenarios scenarios)"
+        verdict="${caught:-assertions} ($failed tests)"
     fi
 }
 
@@ -115,7 +129,7 @@ mutation 'generations of registrations stand still' registrations.rs \
 
 # Spreading.
 mutation 'changes are not pushed' spread.rs \
-    's/let fresh = std::mem::take\(\&mut self\.fresh\);/self.fresh.clear(); let fresh = std::mem::take(\&mut self.fresh);/'
+    's/std::mem::take\(\&mut self\.fresh\.(own|told|passed)\)/BTreeSet::<ItemKey>::new()/'
 mutation 'nothing is synced' sync.rs \
     '/fn sync\(\&mut self, now: Instant\)/,/^    }/s/self\.start_sync\(address\);/let _ = address;/'
 mutation 'what was refuted is confirmed all the same' probe.rs \
@@ -130,5 +144,63 @@ mutation 'gossip rounds follow without a pause' spread.rs \
     '/fn gossip/,/^    }/s/now \+ self\.config\.gossip_interval/now/'
 mutation 'queues know no bound' broadcast.rs \
     's/self\.places\.len\(\) >= BROADCASTS_MAX/false/'
+
+# User events and queries.
+mutation 'events are told again' streams.rs \
+    '/pub\(super\) fn admit/,/^    }/s/^        if stream\.generation > generation$/        if stream.told.is_some_and(|told| sequence <= told) { admitted.told.push(Heard::Event(kept.to_event(now))); return admitted; }\n&/' \
+    "${queries[@]}"
+mutation 'events are told as they come' streams.rs \
+    's/\&\& let Some\(kept\) = stream\.waiting\.remove\(\&next\)/\&\& let Some((next, kept)) = { let _ = next; stream.waiting.pop_first() }/' \
+    "${queries[@]}"
+mutation 'missed events are not told of' streams.rs \
+    's/filter\(\|_\| count > 0\)/filter(|_| count > u64::MAX - 1)/' "${queries[@]}"
+mutation 'streams of events are not compared' replay.rs \
+    's/self\.stats\.events\.compared \+= 1;/if now >= now { return; }/' "${queries[@]}"
+mutation 'events of a sender are kept without end' streams.rs \
+    's/while stream\.history\.len\(\) > EVENTS_PER_SENDER_MAX/while stream.history.len() > usize::MAX - 1/' "${queries[@]}"
+mutation 'large events are not fetched' replay.rs \
+    's/self\.claim_announced\(now, from, head\);/let _ = (now, from, head);/' "${queries[@]}"
+mutation 'queries are handed over again' answers.rs \
+    's/if let Some\(known\) = self\.queries\.heard\.queries\.get\(\&key\) \{/if let Some(known) = self.queries.heard.queries.get(\&key) \&\& now < now {/' \
+    "${queries[@]}"
+mutation 'queries are soon forgotten' answers.rs \
+    's/if many \{ MEMORY \}/if many || !many { MEMORY }/' "${queries[@]}"
+mutation 'answers are told again' queries.rs \
+    's/if matches!\(target\.outcome, Outcome::Answered \| Outcome::Declined\) \|\| now/if now/' "${queries[@]}"
+mutation 'queries are asked once' queries.rs \
+    's/RETRY \* 2_u32\.pow\(doublings\)/RETRY * (100_000 + doublings)/' "${queries[@]}"
+mutation 'queries for some go to all' queries.rs \
+    's/let Some\(names\) = names else \{/let Some(names) = names.filter(|names| names.len() > 1_000_000) else {/' "${queries[@]}"
+mutation 'the dead are waited for' queries.rs \
+    's/if waits \&\& !present \{/if waits \&\& !present \&\& !waits {/' "${queries[@]}"
+
+# Observers.
+mutation 'observers know no bound' observers.rs \
+    's/if self\.observers\.len\(\) >= OBSERVERS_MAX \{/if self.observers.len() > usize::MAX - 1 {/' "${observers[@]}" -- room
+mutation 'who observes has a say' mod.rs \
+    's/^            \&\& self\.observers\.contains\(link\)$/            \&\& self.observers.contains(link) \&\& now < now/' \
+    "${observers[@]}" -- hostile
+mutation 'the silence of a member is not noticed' observer/session.rs \
+    's/^const SILENCE_PROBES: u32 = 5;/const SILENCE_PROBES: u32 = 5_000_000;/' "${observers[@]}" -- silence
+mutation 'who hears nobody is not stale' observer/session.rs \
+    's/_ => stale\(self\.stale_since\(now\), "no member .*$/_ => Freshness::Live,/' "${observers[@]}" -- silence
+mutation 'an observer keeps its keys' observer/driver.rs \
+    's/self\.ring\.send_replace\(Arc::new\(ring\)\);/drop(ring);/' "${observers[@]}" -- rotation
+
+# Members that mean harm, and their links.
+mutation 'any counter of a member is heard' merge.rs \
+    's/if alive\.generation\.max\(alive\.incarnation\) > COUNTER_MAX \{/if now < now {/' "${hostile[@]}"
+mutation 'strangers are answered with more than they send' credit.rs \
+    's/false => frame\.len\(\),/false => usize::MAX,/' "${hostile[@]}"
+mutation 'forged records are not corrected' merge.rs \
+    's/^            self\.correct_own\(now, \&record\);//' "${hostile[@]}"
+mutation 'an owner has any number of records' registry.rs \
+    's/share\.records \+ records <= RECORDS_PER_OWNER_MAX/share.records + records < usize::MAX/' "${hostile[@]}"
+mutation 'what was refused is synced over and over' sync.rs \
+    's/let rests = self\.refused\.map/let rests = self.refused.filter(|_| now < now).map/' "${hostile[@]}"
+mutation 'half a frame has no deadline' link/carrier.rs \
+    's/let read = timeout\(FRAME_TIMEOUT, read_frame/let read = timeout(1_000 * FRAME_TIMEOUT, read_frame/' "${links[@]}"
+mutation 'any number of silent links is held' ./link.rs \
+    's/let full = incoming >= self\.incoming_max;/let full = incoming > usize::MAX - 1;/' "${links[@]}"
 
 exit $survived

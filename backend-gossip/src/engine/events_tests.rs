@@ -5,11 +5,11 @@ use tidings_api::ErrorKind;
 
 use super::*;
 use crate::wire::limits::{
-    COUNTER_MAX, EVENT_BYTES_MAX, EVENT_CLAIMS_MAX, EVENT_STRANGERS_MAX, PAYLOAD_BYTES_MAX,
-    QUERIES_HEARD_MAX, QUERIES_OPEN_MAX,
+    COUNTER_MAX, EVENT_BYTES_MAX, EVENT_BYTES_PER_SENDER_MAX, EVENT_CLAIMS_MAX,
+    EVENT_STRANGERS_MAX, PAYLOAD_BYTES_MAX, QUERIES_HEARD_MAX, QUERIES_OPEN_MAX,
 };
 use crate::wire::queries::{Answer, Query, Word};
-use crate::wire::user_events::{Head, Streams, UserEvent as Wire};
+use crate::wire::user_events::{Head, Place, Streams, UserEvent as Wire};
 
 fn engine(now: Instant, at: u8) -> Engine {
     let identity = Identity {
@@ -188,6 +188,78 @@ fn a_flood_of_senders_and_events_is_bounded() {
 }
 
 #[test]
+fn of_one_sender_a_bounded_part_is_kept_and_a_frame_is_answered_with_a_bounded_part_of_that() {
+    let now = Instant::now();
+    let mut engine = with_members(now);
+    let large = EVENT_BYTES_PER_SENDER_MAX / PAYLOAD_BYTES_MAX;
+    for sender in 2..5 {
+        for sequence in 1..=3 * large as u64 {
+            let name = format!("m{sender}");
+            let event = event(&name, 100, sequence, PAYLOAD_BYTES_MAX);
+            engine.handle_link(now, LinkId(1), &frame(&name, &[event]));
+        }
+    }
+    let kept = engine.stats().events.kept_bytes;
+    assert!(kept > 3 * EVENT_BYTES_PER_SENDER_MAX / 2, "{kept} bytes");
+    assert!(kept <= 3 * EVENT_BYTES_PER_SENDER_MAX, "{kept} bytes");
+    sent(&mut engine);
+    // All that there is, over and over in one frame.
+    let place = |sender: u64| Place {
+        stream: wire::member_hash(&format!("m{}", 2 + sender % 3)),
+        generation: 100,
+        after: 0,
+    };
+    let want = Message::Streams(Streams::Want((0..100).map(place).collect()));
+    engine.handle_link(now, LinkId(1), &frame("m2", &vec![want; 10]));
+    let bytes: usize = sent(&mut engine).iter().map(|sent| sent.frame.len()).sum();
+    assert!(bytes > PAYLOAD_BYTES_MAX, "{bytes} bytes");
+    assert!(bytes < 512 * 1_024 + 4 * PAYLOAD_BYTES_MAX, "{bytes} bytes");
+}
+
+#[test]
+fn what_is_missing_before_an_event_is_asked_for_at_once() {
+    let start = Instant::now();
+    let mut engine = with_members(start);
+    for sequence in [1, 3] {
+        let event = event("m2", 100, sequence, 1);
+        engine.handle_datagram(start, address(2), &frame("m2", &[event]));
+    }
+    let until = start + Duration::from_millis(100);
+    let mut frames = Vec::new();
+    while let Some(due) = engine.poll_timeout().filter(|due| *due <= until) {
+        engine.handle_timeout(due);
+        frames.extend(sent(&mut engine));
+    }
+    let place = Place {
+        stream: wire::member_hash("m2"),
+        generation: 100,
+        after: 1,
+    };
+    let wanted = Transmit {
+        route: Route::Link(address(2)),
+        frame: engine.frame(&[Message::Streams(Streams::Want(vec![place]))]),
+    };
+    assert!(frames.contains(&wanted), "{frames:?}");
+}
+
+#[test]
+fn what_is_announced_in_the_name_of_a_member_from_elsewhere_is_not_followed() {
+    let now = Instant::now();
+    let mut engine = with_members(now);
+    let head = Head {
+        stream: wire::member_hash("m2"),
+        generation: 100,
+        oldest: 1,
+        newest: 5,
+    };
+    let announced = frame("m2", &[Message::Streams(Streams::Some(vec![head]))]);
+    engine.handle_datagram(now, address(9), &announced);
+    assert!(engine.user_events.claims.is_empty());
+    engine.handle_datagram(now, address(2), &announced);
+    assert_eq!(engine.user_events.claims.len(), 1);
+}
+
+#[test]
 fn an_exchange_of_streams_by_datagram_is_not_answered() {
     let now = Instant::now();
     let mut engine = with_members(now);
@@ -304,6 +376,45 @@ fn a_query_is_handed_over_and_answered_once() {
     }
     assert_eq!(words(&mut engine).len(), QUERIES_OPEN_MAX);
     assert!(engine.stats().queries.refused > 0);
+}
+
+#[test]
+fn a_large_query_is_on_its_way_to_a_few_at_a_time() {
+    let now = Instant::now();
+    let mut engine = engine(now, 1);
+    for at in 2..60 {
+        meet(&mut engine, now, at, Features::OURS);
+    }
+    sent(&mut engine);
+    let terms = Terms {
+        timeout: Duration::from_secs(20),
+        members: None,
+        answers_max: usize::MAX,
+    };
+    let name = ServiceName::new("load").unwrap();
+    let payload = vec![0; 30_000].into();
+    let id = engine.query(now, name, payload, terms).unwrap();
+    let asked = |engine: &mut Engine| {
+        engine.handle_timeout(now);
+        let sent = sent(engine).into_iter();
+        let links = sent.filter_map(|sent| match sent.route {
+            Route::Link(to) => Some(to),
+            _ => None,
+        });
+        links.collect::<Vec<_>>()
+    };
+    let first = asked(&mut engine);
+    // One of the sixteen may be this member itself.
+    assert!((15..=16).contains(&first.len()), "{first:?}");
+    // Who has it makes room for the next.
+    for to in &first[..3] {
+        let at = (2..60).find(|at| address(*at) == *to).unwrap();
+        let word = Word::Received;
+        let received = frame(&format!("m{at}"), &[Message::Answer(Answer { id, word })]);
+        engine.handle_datagram(now, *to, &received);
+    }
+    let next = asked(&mut engine);
+    assert!((3..=4).contains(&next.len()), "{next:?}");
 }
 
 #[test]

@@ -55,6 +55,33 @@ fn everything(count: u64) -> RangeDigest {
 }
 
 #[test]
+fn forged_records_are_corrected_at_a_bounded_rate() {
+    let start = Instant::now();
+    let mut engine = engine(start);
+    let key = register(&mut engine, start, "a");
+    let mut version = 0;
+    let mut corrected = |engine: &mut Engine, now, count| {
+        let forge = |_: &u32| {
+            version += 10;
+            let forged = Record {
+                owner: engine.me,
+                generation: 100,
+                version,
+                key: key.clone(),
+                content: None,
+            };
+            engine.handle_link(now, LinkId(1), &frame(&[Message::Record(forged)]));
+            engine.version > version
+        };
+        (0..count).filter(forge).count()
+    };
+    let burst = merge::CORRECTIONS_BURST as usize;
+    assert_eq!(corrected(&mut engine, start, 10_000), burst);
+    let second = start + Duration::from_secs(1);
+    assert_eq!(corrected(&mut engine, second, 10_000), 100);
+}
+
+#[test]
 fn a_sync_by_datagram_is_not_answered() {
     let now = Instant::now();
     let mut engine = engine(now);

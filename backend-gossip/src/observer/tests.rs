@@ -13,6 +13,7 @@ use tidings_api::{Generation, Instance, InstanceKey, Selector};
 use super::session::{Session, SessionConfig, Step};
 use crate::engine::{Engine, EngineConfig, Identity, LinkId, Route};
 use crate::wire::content::Content;
+use crate::wire::limits::{LINK_FRAME_BYTES_TARGET, OBSERVER_UNREAD_BYTES_MAX};
 use crate::wire::message::{Accuse, Alive, Record, Verdict};
 use crate::wire::{Features, Header, Message, cluster_hash, member_hash};
 
@@ -529,6 +530,36 @@ fn who_does_not_read_is_sent_a_bounded_part_and_a_fresh_view_later() {
     assert_eq!(view.len(), 499);
     assert!(view.iter().all(|(_, n)| *n >= 1_500), "the newest of each");
     assert_eq!(world.members[0].stats().observers_behind, 1);
+}
+
+#[test]
+fn of_large_records_as_many_bytes_wait_for_one_that_does_not_read() {
+    let mut world = World::new(1);
+    world.tell_all(&[alive("o", 5, 0, 0)]);
+    world.asleep = Some(Vec::new());
+    let before = world.received;
+    for number in 0..100_u32 {
+        let small = record("o", 5, 1 + u64::from(number), "i", Some(number));
+        let Message::Record(mut large) = small else {
+            unreachable!()
+        };
+        let mut instance = Instance::new("web", "10.0.0.7:80")
+            .and_then(|web| web.with_id("i"))
+            .unwrap();
+        for entry in 0..20 {
+            let padded = instance.with_metadata(format!("padding-{entry}"), "x".repeat(500));
+            instance = padded.unwrap();
+        }
+        let instance = instance.with_generation(Generation::new(5));
+        large.content = Some(Content::from(Arc::new(instance)));
+        world.tell(0, &[Message::Record(large)]);
+        world.now += Duration::from_millis(11);
+        world.pump();
+    }
+    let unread = world.received - before;
+    assert!(unread > OBSERVER_UNREAD_BYTES_MAX / 2, "{unread} bytes");
+    let most = OBSERVER_UNREAD_BYTES_MAX + LINK_FRAME_BYTES_TARGET;
+    assert!(unread <= most, "{unread} bytes wait");
 }
 
 #[test]

@@ -104,6 +104,29 @@ fn many_who_join_at_once_are_told_what_was_sent_before() {
 }
 
 #[test]
+fn who_joins_asks_for_what_was_sent_before_and_waits_for_no_comparison() {
+    each_seed(|seed| {
+        let mut world = cluster(seed, 5)?;
+        for bytes in [20, 200, 5_000] {
+            world.send_event(0, bytes);
+        }
+        world.run_for(seconds(1))?;
+        add_members(&mut world, CLUSTER, 1);
+        world.start(5);
+        let joining = world.now;
+        while !world.process(5).joined {
+            assert!(world.now < joining + seconds(4), "it doesn't join");
+            world.run_for(Duration::from_millis(5))?;
+        }
+        // Less than a comparison waits before it begins.
+        world.run_for(Duration::from_millis(200))?;
+        let events = world.process(5).engine.stats().events;
+        assert_eq!((events.told, events.compared), (3, 0));
+        Ok(())
+    });
+}
+
+#[test]
 fn a_member_that_was_away_for_too_long_is_told_how_much_it_has_missed() {
     each_seed(|seed| {
         let mut world = cluster(seed, 5)?;
