@@ -97,6 +97,16 @@ pub(super) struct Stream {
     history_bytes: usize,
     /// When the newest that was told was sent.
     latest: Option<Instant>,
+    /// The former start of its sender, while nothing of this one is told.
+    former: Option<Box<Former>>,
+}
+
+/// How far the events of an earlier start of a sender were told.
+#[derive(Clone, Copy, Debug)]
+struct Former {
+    generation: u64,
+    told: u64,
+    latest: Option<Instant>,
 }
 
 /// All streams, by id of the sender.
@@ -164,7 +174,27 @@ impl Stream {
             waiting: BTreeMap::new(),
             history_bytes: 0,
             latest: None,
+            former: None,
         }
+    }
+
+    /// The stream of a later start of its sender.
+    fn succeeded(&mut self, generation: u64, told: Option<u64>) -> Self {
+        Self {
+            former: self.position().map(Box::new),
+            ..Self::new(generation, told)
+        }
+    }
+
+    /// How far its sender's events were told: of this start, or of an earlier one.
+    fn position(&self) -> Option<Former> {
+        let told = self.told.filter(|told| *told > 0);
+        let here = told.map(|told| Former {
+            generation: self.generation,
+            told,
+            latest: self.latest,
+        });
+        here.or_else(|| self.former.as_deref().copied())
     }
 
     /// The oldest event that is kept without a gap up to the last one told.
@@ -376,7 +406,8 @@ impl Streams {
     }
 
     /// Forgets events that are too old, and streams that nobody needs: all of those that aren't
-    /// `known`, after a while.
+    /// `known`, after a while. A start of which nothing was ever told gives way to the one before, or
+    /// that one's events would be told once more.
     pub(super) fn prune(&mut self, now: Instant, known: impl Fn(u64, u64) -> bool) {
         for stream in self.by_sender.values_mut() {
             while stream
@@ -389,6 +420,16 @@ impl Streams {
         }
         let (history, waiting) = (&mut self.history_bytes, &mut self.waiting_bytes);
         self.by_sender.retain(|id, stream| {
+            if !known(*id, stream.generation)
+                && let Some(former) = stream.position()
+                && former.generation < stream.generation
+            {
+                *waiting -= stream.waiting_bytes();
+                *stream = Stream {
+                    latest: former.latest,
+                    ..Stream::new(former.generation, Some(former.told))
+                };
+            }
             let remembered = stream.age(now).is_some_and(|age| age < POSITION_RETENTION);
             let stays = remembered || known(*id, stream.generation);
             if !stays {
@@ -407,7 +448,7 @@ impl Streams {
         if stream.generation < generation {
             *history -= stream.history_bytes;
             *waiting -= stream.waiting_bytes();
-            *stream = Stream::new(generation, begin);
+            *stream = stream.succeeded(generation, begin);
         }
         stream
     }
@@ -521,6 +562,29 @@ mod tests {
             ["1"]
         );
         assert!(!streams.admit(now, 1, kept(now, 7, 6, 1), Some(0)).news);
+    }
+
+    #[test]
+    fn a_start_of_which_nothing_was_told_does_not_hide_what_was_told_before() {
+        let (mut streams, now) = (Streams::default(), Instant::now());
+        for sequence in 1..=3 {
+            streams.admit(now, 1, kept(now, 7, sequence, 1), Some(0));
+        }
+        // Of the next two starts one event each is heard, and nobody has what comes before.
+        for generation in [8, 9] {
+            let admitted = streams.admit(now, 1, kept(now, generation, 26, 1), None);
+            assert!(admitted.early && admitted.told.is_empty());
+        }
+        streams.prune(now, |_, generation| generation > 9);
+        let head = streams.head(1).map(|head| (head.generation, head.newest));
+        assert_eq!((head, streams.waiting_bytes), (Some((7, 3)), 0));
+        // Who still has them says them again.
+        let again = streams.admit(now, 1, kept(now, 7, 1, 1), Some(0));
+        assert!(!again.news && again.told.is_empty());
+        assert_eq!(
+            shown(&streams.admit(now, 1, kept(now, 7, 4, 1), Some(0)).told),
+            ["4"]
+        );
     }
 
     #[test]
