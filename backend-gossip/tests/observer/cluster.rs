@@ -86,6 +86,15 @@ pub(crate) fn number(view: &View, id: &str) -> Option<u32> {
     found.metadata().get("n")?.parse().ok()
 }
 
+/// The first member is gone, and another has registered something new.
+pub(crate) async fn is_served_without_the_first(observer: &GossipObserver) {
+    let mut watch = observer.watch_service("web").await.unwrap();
+    let served = watch.wait_until(|view| {
+        view.is_live() && number(view, "new") == Some(7) && number(view, "m-0").is_none()
+    });
+    timeout(LONG, served).await.unwrap().unwrap();
+}
+
 pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !condition().await {
@@ -118,6 +127,18 @@ impl Recorded {
             }
         });
         Self { changes, task }
+    }
+
+    /// After [`is_served_without_the_first`]: no flap beside the two changes.
+    pub(crate) async fn only_what_has_changed(&self) {
+        let mut seen = Vec::new();
+        until("what has changed was seen", async || {
+            seen.extend(self.take());
+            seen.len() >= 2
+        })
+        .await;
+        seen.sort();
+        assert_eq!(seen, ["+new", "-m-0"], "and nothing else");
     }
 
     /// What was seen since this was asked last.
