@@ -49,13 +49,6 @@ const SPACE_WORTH_FILLING: usize = 24;
 /// a storm thousands are queued, and every ping and ack would encode them all.
 const MISFITS_MAX: usize = 16;
 
-/// Items packed, by the way they go.
-#[derive(Debug, Default)]
-struct Frames {
-    datagrams: Vec<Vec<u8>>,
-    links: Vec<Vec<u8>>,
-}
-
 /// Members in a row that must agree in everything for what is queued to count as spread. Those who
 /// don't have it by then are few, and their digests tell.
 const AGREEMENTS: u32 = 4;
@@ -65,6 +58,13 @@ const AGREEMENTS: u32 = 4;
 pub(super) struct Agreement {
     digest: u64,
     members: u32,
+}
+
+/// Items packed, by the way they go.
+#[derive(Debug, Default)]
+struct Frames {
+    datagrams: Vec<Vec<u8>>,
+    links: Vec<Vec<u8>>,
 }
 
 /// What is to be pushed, by who told it.
@@ -221,7 +221,7 @@ impl Engine {
         }
     }
 
-    /// Leaves one round of gossip to what all are told: the more, the more is lost.
+    /// Has what all are told gossiped for one round instead of all of them; for more, the more is lost.
     fn spare_gossip(&mut self, key: &ItemKey) {
         let limit = self.transmit_limit();
         let round = u32::try_from(self.config.gossip_fanout).unwrap_or(u32::MAX);
@@ -488,23 +488,20 @@ impl Engine {
     /// Items packed into as few frames as they need: datagrams, and link frames for those that fit
     /// no datagram.
     fn pack(&self, keys: &BTreeSet<ItemKey>) -> Frames {
-        let Frames {
-            mut datagrams,
-            mut links,
-        } = Frames::default();
+        let mut packed = Frames::default();
         for key in keys {
             let bytes = self.encode_item(key);
             if bytes.is_empty() {
                 continue;
             }
             let (frames, limit) = if bytes.len() + HEADER_BYTES <= self.config.datagram_bytes {
-                (&mut datagrams, self.config.datagram_bytes)
+                (&mut packed.datagrams, self.config.datagram_bytes)
             } else {
-                (&mut links, LINK_FRAME_BYTES_TARGET)
+                (&mut packed.links, LINK_FRAME_BYTES_TARGET)
             };
             self.append(frames, &bytes, limit);
         }
-        Frames { datagrams, links }
+        packed
     }
 
     /// Appends messages to the last frame, or to a new one where it would grow beyond `limit`.

@@ -179,7 +179,7 @@ impl Stream {
     }
 
     /// The stream of a later start of its sender.
-    fn succeeded(&mut self, generation: u64, told: Option<u64>) -> Self {
+    fn succeeded(&self, generation: u64, told: Option<u64>) -> Self {
         Self {
             former: self.position().map(Box::new),
             ..Self::new(generation, told)
