@@ -9,8 +9,12 @@ use crate::wire::message::{Accuse, RangeDigest, Verdict};
 const STRANGER: u64 = 77;
 
 fn engine(now: Instant) -> Engine {
+    engine_named(now, "m0")
+}
+
+fn engine_named(now: Instant, name: &str) -> Engine {
     let identity = Identity {
-        name: "m0".into(),
+        name: name.into(),
         generation: Generation::new(100),
         address: SocketAddr::from(([10, 0, 0, 1], 1000)),
     };
@@ -234,12 +238,9 @@ fn the_highest_counters_are_answered_and_overflow_nothing() {
     }
 }
 
-/// Sends a datagram full of one message, and answers how many bytes went and how many came back.
-fn ask(engine: &mut Engine, message: &Message) -> (usize, usize) {
-    let mut datagram = frame(&[]);
-    while datagram.len() < 1_300 {
-        message.encode(&mut datagram);
-    }
+/// Sends a datagram of one message over and over, and answers how many bytes went and how many came back.
+fn ask(engine: &mut Engine, message: &Message, times: usize) -> (usize, usize) {
+    let datagram = frame(&vec![message.clone(); times]);
     engine.handle_datagram(Instant::now(), stranger(), &datagram);
     let answered = sent(engine).into_iter().map(|sent| sent.frame.len()).sum();
     (datagram.len(), answered)
@@ -248,7 +249,8 @@ fn ask(engine: &mut Engine, message: &Message) -> (usize, usize) {
 #[test]
 fn a_stranger_gets_no_more_back_than_it_sends() {
     let now = Instant::now();
-    let mut engine = engine(now);
+    // What it says of itself is longer than what asks for it.
+    let mut engine = engine_named(now, &"m".repeat(60));
     let other = Alive {
         name: "m1".into(),
         address: SocketAddr::from(([10, 0, 0, 2], 1000)),
@@ -277,8 +279,11 @@ fn a_stranger_gets_no_more_back_than_it_sends() {
         refused: true,
     };
     let itself = engine.members.me().start(engine.me);
-    for message in [ping(1), ping(itself), request] {
-        let (asked, answered) = ask(&mut engine, &message);
+    for (message, times) in [ping(1), ping(itself), request]
+        .iter()
+        .flat_map(|message| [(message, 1), (message, 50)])
+    {
+        let (asked, answered) = ask(&mut engine, message, times);
         assert!(
             answered <= asked,
             "{answered} bytes for {asked}: {message:?}"
