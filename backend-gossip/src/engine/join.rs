@@ -128,7 +128,7 @@ impl Engine {
 
     /// Syncs with the neighbour, to which a link is open anyway, unless somebody agrees already.
     pub(super) fn catch_up(&mut self, now: Instant) {
-        let neighbour = self.sentinels.iter().find_map(|id| self.members.find(*id));
+        let neighbour = self.sentinels.ids().find_map(|id| self.members.find(id));
         if let Some(address) = neighbour.map(|member| member.address) {
             self.start_sync(address);
             self.ask_for_replay(now, address);

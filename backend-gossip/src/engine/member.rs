@@ -331,9 +331,9 @@ impl Members {
     }
 
     /// The first of `ids` that is proven.
-    pub(super) fn first_proven(&self, ids: &[u64]) -> Option<u64> {
+    pub(super) fn first_proven(&self, ids: impl IntoIterator<Item = u64>) -> Option<u64> {
         let proven = |id: &u64| self.proven.ids.binary_search(id).is_ok();
-        ids.iter().copied().find(proven)
+        ids.into_iter().find(proven)
     }
 
     /// Notes that a member was heard at its address; answers whether that is new. At one address there

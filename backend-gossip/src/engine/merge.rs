@@ -24,10 +24,6 @@ use crate::wire::{self, Message};
 /// not to drown it.
 const SUSPECT_PROBERS: usize = 8;
 
-/// Neighbours a member keeps a link to: so many see at once that a process has ended, and two of
-/// them convict.
-const SENTINELS: usize = 3;
-
 /// Accusers beyond the first that shorten a suspicion to its shortest, less this from the
 /// multiplier (memberlist's `SuspicionMult - 2`).
 const AWAITED_BELOW_MULTIPLIER: usize = 2;
@@ -196,7 +192,7 @@ impl Engine {
         if old.is_some_and(|old| old.is_present()) {
             self.index_records(id);
         }
-        self.choose_sentinels();
+        self.choose_sentinels(now);
         self.spread(now, ItemKey::Member(id));
         self.report_member(id);
         self.update_contact(now);
@@ -212,7 +208,7 @@ impl Engine {
         self.spread(now, ItemKey::Member(id));
         self.report_member(id);
         self.adopt_orphans(now, id);
-        self.choose_sentinels();
+        self.choose_sentinels(now);
         self.timers.set_if_unset(Timer::Probe, now);
         self.update_contact(now);
     }
@@ -249,7 +245,7 @@ impl Engine {
         self.hold_records(now, id);
         self.index_records(id);
         self.check_superseded_by(now, id);
-        self.choose_sentinels();
+        self.choose_sentinels(now);
         self.timers.set_if_unset(Timer::Probe, now);
     }
 
@@ -281,17 +277,6 @@ impl Engine {
         }
         let frame = self.frame(&messages);
         self.transmit_answer(route, frame);
-    }
-
-    /// Keeps the sentinels the next present members in the order of ids, and the next proven ones.
-    pub(super) fn choose_sentinels(&mut self) {
-        let sentinels = self.members.successors(SENTINELS);
-        if sentinels != self.sentinels {
-            let address = |id: &u64| self.members.find(*id).map(|member| member.address);
-            let addresses = sentinels.iter().filter_map(address).collect();
-            self.sentinels = sentinels;
-            self.events.push_back(Event::Sentinels(addresses));
-        }
     }
 
     // This member.
@@ -421,7 +406,7 @@ impl Engine {
         let me = Member::new(now, &word);
         self.members.rename(self.me, me, &mut self.rng);
         self.floor_pending = None;
-        self.choose_sentinels();
+        self.choose_sentinels(now);
         self.index_member(self.me);
         self.spread(now, ItemKey::Member(self.me));
         let offered = self.registrations.values().filter(|r| !r.superseded);

@@ -54,6 +54,7 @@ mod rate;
 mod registrations;
 mod registry;
 mod replay;
+mod sentinels;
 mod spread;
 mod stats;
 mod streams;
@@ -71,6 +72,8 @@ mod events_tests;
 mod feature_tests;
 #[cfg(test)]
 mod hostile_tests;
+#[cfg(test)]
+mod sentinels_tests;
 #[cfg(test)]
 mod tests;
 
@@ -96,6 +99,7 @@ use self::probe::{Check, Loss, Probe};
 use self::queries::Queries;
 use self::rate::Rate;
 use self::registry::{Registry, Stored};
+use self::sentinels::Sentinels;
 use self::spread::{Agreement, Fresh};
 use self::suspicion::Suspicion;
 use self::timer::{Timer, Timers};
@@ -270,8 +274,7 @@ pub struct Engine {
     sounding: Option<Sounding>,
     /// How often suspects are challenged.
     challenges: Rate,
-    /// Ring neighbours this member keeps a link to.
-    sentinels: Vec<u64>,
+    sentinels: Sentinels,
     /// Lifeguard's local health: 0 is well; probes slow down by this factor plus one.
     awareness: u32,
     contact: Contact,
@@ -350,7 +353,7 @@ impl Engine {
                 conviction::CHALLENGES_BURST,
                 conviction::CHALLENGE_INTERVAL,
             ),
-            sentinels: Vec::new(),
+            sentinels: Sentinels::default(),
             awareness: 0,
             contact: Contact::new(now),
             held: Held::default(),
@@ -432,6 +435,7 @@ impl Engine {
                 Timer::CatchUp => self.catch_up(now),
                 Timer::Heal => self.heal(now),
                 Timer::Leave => self.announce_leave(now),
+                Timer::Sentinels => self.link_sentinels(now),
                 Timer::Held => self.release_overdue(now),
                 Timer::Observers => self.tell_observers(now),
                 Timer::Housekeeping => self.keep_house(now),
@@ -586,7 +590,7 @@ impl Engine {
         self.begin_compare();
         self.credit = self.credit_for(route, header.sender, frame);
         if matches!(route, Route::Datagram(_)) && self.is_member_at(header.sender, route) {
-            self.hear_proof(header.sender);
+            self.hear_proof(now, header.sender);
         }
         let mut answer = sync::Answer::default();
         while !reader.is_empty() {

@@ -195,9 +195,9 @@ impl Engine {
     }
 
     /// A member was heard at its address, so it is there.
-    pub(super) fn hear_proof(&mut self, id: u64) {
+    pub(super) fn hear_proof(&mut self, now: Instant, id: u64) {
         if self.members.prove(id, &mut self.rng) {
-            self.choose_sentinels();
+            self.choose_sentinels(now);
         }
     }
 
@@ -459,8 +459,8 @@ impl Engine {
         self.turn = !self.turn;
         // The next one only: several predecessors that took turns would now and then all leave the
         // same gap. Where that one was never heard, the next that was as well.
-        let proven = self.members.first_proven(&self.sentinels);
-        let next = self.sentinels.first().copied();
+        let proven = self.members.first_proven(self.sentinels.ids());
+        let next = self.sentinels.ids().next();
         let neighbour = match proven {
             Some(proven) if next != Some(proven) && self.rng.bool() => Some(proven),
             Some(_) | None => next,

@@ -265,16 +265,15 @@ impl Engine {
     /// Sends what is fresh: what is this member's own to all, where they are few enough; else to a few.
     pub(super) fn push(&mut self, now: Instant) {
         self.fresh.pushed = Some(now);
-        let few = self.push_targets();
-        let own = self.push_own(now, &few);
-        let passed = self.push_passed(now, &few);
+        let own = self.push_own(now);
+        let passed = self.push_passed(now);
         if let Some(ready) = own.into_iter().chain(passed).min() {
             self.timers.set(Timer::Push, ready);
         }
     }
 
     /// Answers when to try again, where too much was sent lately.
-    fn push_own(&mut self, now: Instant, few: &[u64]) -> Option<Instant> {
+    fn push_own(&mut self, now: Instant) -> Option<Instant> {
         if self.fresh.own.is_empty() {
             return None;
         }
@@ -284,15 +283,18 @@ impl Engine {
         }
         let own = std::mem::take(&mut self.fresh.own);
         let frames = self.pack(&own);
-        let all = self.tells_all().then(|| self.present_others());
-        let sent = self.push_to(all.as_deref().unwrap_or(few), &frames.datagrams, &[])
-            + self.push_to(few, &[], &frames.links);
+        let sent = if self.tells_all() {
+            let datagrams = self.push_to(&self.present_others(), &frames.datagrams, &[]);
+            datagrams + self.push_to_few(&[], &frames.links)
+        } else {
+            self.push_to_few(&frames.datagrams, &frames.links)
+        };
         self.fresh.for_own.spend(sent);
         None
     }
 
     /// As [`push_own`](Self::push_own).
-    fn push_passed(&mut self, now: Instant, few: &[u64]) -> Option<Instant> {
+    fn push_passed(&mut self, now: Instant) -> Option<Instant> {
         if self.fresh.passed.is_empty() && self.user_events.fresh.is_empty() {
             return None;
         }
@@ -303,7 +305,7 @@ impl Engine {
         let passed = std::mem::take(&mut self.fresh.passed);
         let mut frames = self.pack(&passed);
         frames.datagrams.extend(self.pack_events(now));
-        let sent = self.push_to(few, &frames.datagrams, &frames.links);
+        let sent = self.push_to_few(&frames.datagrams, &frames.links);
         self.fresh.for_others.spend(sent);
         None
     }
@@ -329,6 +331,15 @@ impl Engine {
             let frames = self.pack(&BTreeSet::from([key]));
             self.push_to(&self.present_others(), &frames.datagrams, &[]);
         }
+    }
+
+    /// As [`push_to`](Self::push_to), to the neighbour and some others.
+    fn push_to_few(&mut self, datagrams: &[Vec<u8>], links: &[Vec<u8>]) -> usize {
+        if datagrams.is_empty() && links.is_empty() {
+            return 0;
+        }
+        let few = self.push_targets();
+        self.push_to(&few, datagrams, links)
     }
 
     /// Sends each of the members these frames; answers how many that are.
@@ -379,10 +390,9 @@ impl Engine {
                 .find(id)
                 .is_some_and(|member| member.state == MemberState::Alive)
         };
-        let neighbour = self.sentinels.iter().copied().filter(|id| alive(*id));
-        let neighbours: Vec<_> = neighbour.collect();
-        let proven = self.members.first_proven(&neighbours);
-        let neighbour = proven.or_else(|| neighbours.first().copied());
+        let neighbours = || self.sentinels.ids().filter(|id| alive(*id));
+        let proven = self.members.first_proven(neighbours());
+        let neighbour = proven.or_else(|| neighbours().next());
         let random = self
             .config
             .push_fanout

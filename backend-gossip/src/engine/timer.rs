@@ -24,6 +24,8 @@ pub(super) enum Timer {
     Heal,
     /// The next try to have the leave confirmed.
     Leave,
+    /// The next change of the links that are kept.
+    Sentinels,
     /// The end of waiting for records that are held back.
     Held,
     /// The next round of telling observers.
