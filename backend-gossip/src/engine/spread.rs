@@ -36,7 +36,7 @@ const FORWARD_FANOUT: usize = 2;
 
 /// Time from hearing of a change from its owner to forwarding it, jittered by half: nearly all have it by
 /// then, and none of them had to wait for its neighbours' forwarding.
-const FORWARD_DELAY: Duration = Duration::from_millis(10);
+const FORWARD_DELAY: Duration = Duration::from_millis(20);
 
 /// Loss from which on what is said about silent members is gossiped and no longer pushed on: one ping
 /// that was lost lately is no reason yet.
