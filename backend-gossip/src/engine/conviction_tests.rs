@@ -135,6 +135,38 @@ fn where_nothing_is_lost_the_silent_go_soon() {
 }
 
 #[test]
+fn the_silent_are_given_time_where_nobody_else_has_noticed() {
+    let mut accuser = Accuser::new();
+    let mine = [(id(0), false)];
+    accuser.engine.suspect(accuser.now, id(1), 0, mine);
+    let (_, time) = accuser.pursue(1, |_| true);
+    assert_eq!(accuser.state(1), MemberState::Dead);
+    assert!(time > Duration::from_secs(6), "{time:?}");
+}
+
+#[test]
+fn who_was_stopped_suspects_nobody_for_what_it_did_not_hear() {
+    let mut accuser = Accuser::new();
+    let asks_helpers = |engine: &mut Engine| {
+        let sent = std::iter::from_fn(|| engine.poll_transmit());
+        let messages = sent.flat_map(|sent| messages(&sent.frame));
+        messages.fold(false, |asks, message| {
+            asks | matches!(message, Message::PingRequest { .. })
+        })
+    };
+    // One probe is without an answer for so long that others are asked.
+    while !asks_helpers(&mut accuser.engine) {
+        accuser.now = accuser.engine.poll_timeout().unwrap();
+        accuser.engine.handle_timeout(accuser.now);
+    }
+    assert_eq!(accuser.engine.stats().suspicions, 0);
+    // Their answers are lost with everything else that comes while this process is stopped.
+    accuser.now += Duration::from_secs(30);
+    accuser.engine.handle_timeout(accuser.now);
+    assert_eq!(accuser.engine.stats().suspicions, 0);
+}
+
+#[test]
 fn a_network_that_has_just_become_lossy_is_noticed_before_anybody_is_convicted() {
     let mut accuser = Accuser::new();
     assert!(accuser.engine.loss.doubt() < 0.1);
