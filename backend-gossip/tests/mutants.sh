@@ -26,6 +26,8 @@ hostile=(--features fault-injection --lib --test hostile)
 links=(--lib -- half_open link::tests)
 # Where the simulator's clusters are safe all the same: who is suspected too soon is challenged.
 convictions=(--lib -- engine::conviction_tests)
+# Where others repair it in time: an owner corrects what others have of it.
+plainly=(--lib -- engine::tests)
 
 # mutation NAME FILE SED-SCRIPT [TESTS…]; a file without a folder is the engine's.
 mutation() {
@@ -116,7 +118,7 @@ mutation 'a rival of the same name is ignored' merge.rs \
 
 # Records.
 mutation 'tombstones are forgotten' registrations.rs \
-    '/pub fn deregister/,/^    }/s/self\.write\(now, key, None\);/self.drop_record(self.me, key);/'
+    '/pub fn deregister/,/^    }/s/self\.write\(now, key, None\);/self.drop_record(self.me, key);/' "${plainly[@]}"
 mutation 'older versions replace newer ones' merge.rs \
     's/Some\(known\) if known\.version >= record\.version => return,/Some(known) if known.version == record.version => return,/'
 mutation 'records of a former start are taken' merge.rs \
@@ -138,7 +140,7 @@ mutation 'changes are not pushed' spread.rs \
 mutation 'nothing is synced' sync.rs \
     '/fn sync\(\&mut self, now: Instant\)/,/^    }/s/self\.start_sync\(address\);/let _ = address;/'
 mutation 'what was refuted is confirmed all the same' probe.rs \
-    's/if self\.members\.find\(id\)\.filter\(suspected\)\.is_some\(\) \{/if self.members.find(id).filter(suspected).is_some() || now == now {/'
+    's/if self\.members\.find\(id\)\.filter\(suspected\)\.is_some\(\) \{/if self.members.find(id).filter(suspected).is_some() || now == now {/' "${convictions[@]}"
 mutation 'everybody pushes on what is said of the silent' spread.rs \
     's/self\.loss\.doubt\(\) < STORM_DOUBT/now == now/'
 mutation 'broadcasts never end' broadcast.rs \

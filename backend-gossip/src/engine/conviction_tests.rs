@@ -167,6 +167,23 @@ fn who_was_stopped_suspects_nobody_for_what_it_did_not_hear() {
 }
 
 #[test]
+fn a_check_without_an_answer_confirms_what_still_stands_and_accuses_of_nothing_new() {
+    for refuted in [false, true] {
+        let mut accuser = Accuser::new();
+        let others = [(id(2), false)];
+        accuser.engine.suspect(accuser.now, id(1), 0, others);
+        accuser.engine.check_suspect(accuser.now, id(1), 0);
+        let check = *accuser.engine.checks.keys().next().unwrap();
+        if refuted {
+            accuser.hear(1, &[alive(1, 1)]);
+        }
+        accuser.engine.end_check(accuser.now, check);
+        let member = accuser.engine.members.find(id(1)).unwrap();
+        assert_eq!(member.is_accused_by(accuser.engine.me), !refuted);
+    }
+}
+
+#[test]
 fn a_network_that_has_just_become_lossy_is_noticed_before_anybody_is_convicted() {
     let mut accuser = Accuser::new();
     assert!(accuser.engine.loss.doubt() < 0.1);
