@@ -153,9 +153,13 @@ impl Peers {
         entry.is_some_and(|entry| group_of(entry).as_ref() == Some(&self.group))
     }
 
-    /// Whether any other bridge could take over.
-    pub(super) fn has_others(&self) -> bool {
-        !self.candidates.is_empty()
+    /// Whether any other bridge could take over, now or once it hears the source.
+    pub(super) fn has_heirs(&self, now: Instant) -> bool {
+        self.known.iter().any(|(name, peer)| {
+            let state = peer.entry.as_ref().map(|entry| state_of(entry));
+            let may = matches!(state, Some(BridgeState::Ready | BridgeState::Standby));
+            may && self.shares(name) && self.standing(name, now) != Standing::Dead
+        })
     }
 
     /// The bridge that a mirror falls to, where that is another one.

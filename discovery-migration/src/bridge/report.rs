@@ -35,7 +35,7 @@ pub struct BridgeReport {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BridgeState {
-    /// It hears the source, and mirrors its share.
+    /// It hears the source, which the other bridges can know, and mirrors its share.
     Ready,
     /// It doesn't hear the source, or not yet: it keeps what it mirrors, and others may take it.
     Standby,

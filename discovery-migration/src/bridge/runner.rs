@@ -42,8 +42,10 @@ pub(super) struct Runner {
     ledger: Ledger,
     peers: Peers,
     state: BridgeState,
-    /// When the mirrors that nobody has taken over are withdrawn.
-    deadline: Option<Instant>,
+    /// What the target knows of the state.
+    told: Option<BridgeState>,
+    /// Since when it takes on nothing more.
+    leaving: Option<Instant>,
     calls: JoinSet<Call>,
     queue: Vec<Job>,
     /// The own registration is being renewed.
@@ -64,7 +66,7 @@ struct Sights {
 /// A call to the target that has ended.
 enum Call {
     Job(Job, Result<()>),
-    Beat(Result<()>),
+    Beat(BridgeState, Result<()>),
 }
 
 pub(super) type Closing = oneshot::Sender<Result<()>>;
@@ -94,7 +96,8 @@ impl Runner {
             ledger: Ledger::new(name, origin, options.hold),
             peers: Peers::new(options.name.clone(), group, silence, Instant::now()),
             state: BridgeState::Standby,
-            deadline: None,
+            told: None,
+            leaving: None,
             calls: JoinSet::new(),
             queue: Vec::new(),
             beating: false,
@@ -153,11 +156,11 @@ impl Runner {
         self.peers
             .look(&target, mirrors.map(|there| holder(there)), now);
         let own = status.registration(&self.member);
-        if own.is_some_and(Registration::is_superseded) && self.deadline.is_none() {
+        if own.is_some_and(Registration::is_superseded) && self.leaving.is_none() {
             tracing::warn!(name = %self.member.id(), "another bridge of this name took over");
             self.leave(BridgeState::Superseded);
         }
-        if self.deadline.is_none() {
+        if self.leaving.is_none() {
             let state = match source.is_live() {
                 true => BridgeState::Ready,
                 false => BridgeState::Standby,
@@ -173,7 +176,7 @@ impl Runner {
             status: &status,
             peers: &self.peers,
             now,
-            takes: self.deadline.is_none(),
+            takes: self.leaving.is_none(),
         });
         if self.is_done_waiting(now) {
             self.queue = self.ledger.all();
@@ -183,21 +186,27 @@ impl Runner {
 
     /// Stops to take on anything, and waits for others to take over what there is.
     fn leave(&mut self, state: BridgeState) {
-        let wait = self.peers.silence() * HANDOVER_SILENCES;
-        self.deadline.get_or_insert(Instant::now() + wait);
+        self.leaving.get_or_insert(Instant::now());
         self.state = state;
         self.renew();
     }
 
-    /// Whether nobody is waited for any more by a bridge that leaves.
+    /// Whether nobody is waited for any more by a bridge that leaves. It takes a moment to be sure that
+    /// there is nobody: one that has just become ready may not have been heard of.
     fn is_done_waiting(&self, now: Instant) -> bool {
-        let alone = self.state == BridgeState::Leaving && !self.peers.has_others();
-        self.deadline
-            .is_some_and(|deadline| now >= deadline || alone)
+        let Some(leaving) = self.leaving else {
+            return false;
+        };
+        let alone = self.state == BridgeState::Leaving && !self.peers.has_heirs(now);
+        let wait = match alone {
+            true => self.beat,
+            false => self.peers.silence() * HANDOVER_SILENCES,
+        };
+        now >= leaving + wait
     }
 
     fn is_over(&self) -> bool {
-        let handed_over = self.deadline.is_some() && self.ledger.is_empty() && !self.beating;
+        let handed_over = self.leaving.is_some() && self.ledger.is_empty() && !self.beating;
         handed_over || self.sights[1].closed
     }
 
@@ -212,10 +221,11 @@ impl Runner {
         }
         match self.peers.introduce(self.state) {
             Ok(entry) => {
-                let target = self.target.clone();
+                let (target, state) = (self.target.clone(), self.state);
                 self.beating = true;
-                self.calls
-                    .spawn(async move { Call::Beat(target.register(entry).await.map(drop)) });
+                self.calls.spawn(async move {
+                    Call::Beat(state, target.register(entry).await.map(drop))
+                });
             }
             Err(error) => tracing::error!(%error, "a bridge can't be registered"),
         }
@@ -241,9 +251,16 @@ impl Runner {
     fn take_in(&mut self, call: Result<Call, tokio::task::JoinError>) {
         match call {
             Ok(Call::Job(job, result)) => self.ledger.finish(&job, result, Instant::now()),
-            Ok(Call::Beat(result)) => {
+            Ok(Call::Beat(state, result)) => {
                 self.beating = false;
                 let refused = result.is_err();
+                if !refused {
+                    self.told = Some(state);
+                    if state != self.state {
+                        // It changed meanwhile, and others wait for that.
+                        self.renew();
+                    }
+                }
                 if let (Err(error), false) = (result, self.refused) {
                     tracing::warn!(%error, "the target refuses the registration of a bridge");
                 }
@@ -255,7 +272,11 @@ impl Runner {
 
     fn publish(&self, source: &Picture, target: &Picture, now: Instant) {
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
-        report.state = self.state;
+        report.state = match self.state {
+            // Ready is who the others know to be.
+            BridgeState::Ready if self.told != Some(BridgeState::Ready) => BridgeState::Standby,
+            state => state,
+        };
         report.source = source.freshness().clone();
         report.target = target.freshness().clone();
         let since = self.ledger.unverified_since();

@@ -136,6 +136,35 @@ async fn one_that_is_closed_hands_over_and_the_last_one_withdraws() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_is_closed_waits_for_one_that_does_not_hear_the_source_yet() {
+    for hears_it in [true, false] {
+        let scene = Scene::new().await;
+        let a = scene.bridge("a").await;
+        a.mirrors(MANY).await;
+        let recording = Recording::start(&scene.seen);
+        let (from, to) = (scene.source.connect(), scene.target.connect());
+        from.cut_off();
+        let b = Process::with(Arc::new(from), Arc::new(to), named("b")).await;
+        a.reports("that b is there", |report| report.others.contains_key("b"))
+            .await;
+        let restored = async {
+            pass(SECOND / 2).await;
+            assert_eq!(scene.seen.view().len(), MANY);
+            if hears_it {
+                b.from.restore();
+            }
+        };
+        let (closed, ()) = tokio::join!(a.bridge.close(), restored);
+        closed.unwrap();
+        // Not for ever.
+        let kept = if hears_it { MANY } else { 0 };
+        b.mirrors(kept).await;
+        pass(10 * SECOND).await;
+        assert_eq!(recording.removed().len(), MANY - kept);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_cannot_hear_the_source_is_relieved() {
     let scene = Scene::new().await;
     let (a, b) = (scene.bridge("a").await, scene.bridge("b").await);
