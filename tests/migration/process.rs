@@ -142,10 +142,10 @@ impl Process {
         self.hears("preflight").await.1
     }
 
-    /// Waits until it is in a phase by itself.
+    /// Waits until it says that it is in a phase by itself: what it has walked is known up to there.
     pub(crate) async fn reaches(&mut self, phase: Phase) {
         let there = async {
-            while self.phase().await != phase {
+            while self.heard.lock().unwrap().walked.last() != Some(&phase) {
                 tokio::time::sleep(PAUSE).await;
             }
         };
