@@ -1,21 +1,10 @@
 //! What a member does before it convicts another by silence.
 
+use super::testing::{address, frame, id, identity, name};
 use super::*;
 use crate::wire::message::{Accuse, Alive};
 
 const COUNT: usize = 12;
-
-fn address(at: usize) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, 1], 1000 + u16::try_from(at).unwrap()))
-}
-
-fn name(at: usize) -> String {
-    format!("m{at}")
-}
-
-fn id(at: usize) -> u64 {
-    wire::member_hash(&name(at))
-}
 
 /// The first of a dozen members, which has heard of the others; and the frames in which they speak.
 struct Accuser {
@@ -26,12 +15,7 @@ struct Accuser {
 impl Accuser {
     fn new() -> Self {
         let now = Instant::now();
-        let identity = Identity {
-            name: name(0).into(),
-            generation: Generation::new(100),
-            address: address(0),
-        };
-        let engine = Engine::new(now, identity, EngineConfig::default(), 7);
+        let engine = Engine::new(now, identity(0), EngineConfig::default(), 7);
         let mut accuser = Self { engine, now };
         for at in 1..COUNT {
             accuser.hear(at, &[alive(at, 0)]);
@@ -40,14 +24,7 @@ impl Accuser {
     }
 
     fn hear(&mut self, from: usize, messages: &[Message]) {
-        let header = Header {
-            cluster: self.engine.cluster,
-            sender: id(from),
-        };
-        let mut frame = header.to_frame();
-        for message in messages {
-            message.encode(&mut frame);
-        }
+        let frame = frame(id(from), messages);
         self.engine.handle_datagram(self.now, address(from), &frame);
     }
 

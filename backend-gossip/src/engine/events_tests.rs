@@ -3,6 +3,7 @@
 
 use tidings_api::ErrorKind;
 
+use super::testing::{address, engine, identity};
 use super::*;
 use crate::wire::limits::{
     COUNTER_MAX, EVENT_BYTES_MAX, EVENT_BYTES_PER_SENDER_MAX, EVENT_CLAIMS_MAX,
@@ -11,32 +12,8 @@ use crate::wire::limits::{
 use crate::wire::queries::{Answer, Query, Word};
 use crate::wire::user_events::{Head, Place, Streams, UserEvent as Wire};
 
-fn engine(now: Instant, at: u8) -> Engine {
-    let identity = Identity {
-        name: format!("m{at}").into(),
-        generation: Generation::new(100),
-        address: address(at),
-    };
-    let mut engine = Engine::new(now, identity, EngineConfig::default(), at.into());
-    engine.handle_seeds(now, &[]);
-    engine
-}
-
-fn address(at: u8) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, at], 1000))
-}
-
-/// A frame as another member sends it.
 fn frame(sender: &str, messages: &[Message]) -> Vec<u8> {
-    let header = Header {
-        cluster: wire::cluster_hash("tidings"),
-        sender: wire::member_hash(sender),
-    };
-    let mut frame = header.to_frame();
-    for message in messages {
-        message.encode(&mut frame);
-    }
-    frame
+    testing::frame(wire::member_hash(sender), messages)
 }
 
 fn event(sender: &str, generation: u64, sequence: u64, bytes: usize) -> Message {
@@ -61,12 +38,12 @@ fn with_members(now: Instant) -> Engine {
 }
 
 /// Tells of a member that understands this much.
-fn meet(engine: &mut Engine, now: Instant, at: u8, features: Features) {
+fn meet(engine: &mut Engine, now: Instant, at: usize, features: Features) {
     let alive = Message::Alive(Alive {
         features,
-        ..alive(&self::engine(now, at).identity)
+        ..alive(&identity(at))
     });
-    let frame = frame(&format!("m{at}"), &[alive]);
+    let frame = frame(&testing::name(at), &[alive]);
     engine.handle_datagram(now, address(at), &frame);
 }
 

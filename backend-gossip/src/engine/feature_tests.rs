@@ -1,5 +1,6 @@
 //! Who understands what.
 
+use super::testing::{frame, identity};
 use super::*;
 
 fn said(name: &str, features: Features) -> Message {
@@ -17,30 +18,17 @@ fn said(name: &str, features: Features) -> Message {
 }
 
 fn hear(engine: &mut Engine, now: Instant, messages: &[Message]) {
-    let header = Header {
-        cluster: engine.cluster,
-        sender: 77,
-    };
-    let mut frame = header.to_frame();
-    for message in messages {
-        message.encode(&mut frame);
-    }
-    engine.handle_link(now, LinkId(1), &frame);
+    engine.handle_link(now, LinkId(1), &frame(77, messages));
 }
 
 #[test]
 fn a_feature_is_understood_once_the_last_old_member_is_gone() {
     let now = Instant::now();
-    let identity = Identity {
-        name: "m0".into(),
-        generation: Generation::new(100),
-        address: SocketAddr::from(([10, 0, 0, 1], 1000)),
-    };
     let config = EngineConfig {
         features: Features::from_bits(0b11),
         ..EngineConfig::default()
     };
-    let mut engine = Engine::new(now, identity, config, 1);
+    let mut engine = Engine::new(now, identity(0), config, 1);
     engine.handle_seeds(now, &[]);
     assert_eq!(engine.understood(), Features::from_bits(0b11), "alone");
 

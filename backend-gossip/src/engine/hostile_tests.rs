@@ -2,6 +2,7 @@
 
 use tidings_api::InstanceId;
 
+use super::testing::identity;
 use super::*;
 use crate::wire::limits::LINK_FRAME_BYTES_MAX;
 use crate::wire::message::{Accuse, RangeDigest, Verdict};
@@ -9,14 +10,13 @@ use crate::wire::message::{Accuse, RangeDigest, Verdict};
 const STRANGER: u64 = 77;
 
 fn engine(now: Instant) -> Engine {
-    engine_named(now, "m0")
+    testing::engine(now, 0)
 }
 
 fn engine_named(now: Instant, name: &str) -> Engine {
     let identity = Identity {
         name: name.into(),
-        generation: Generation::new(100),
-        address: SocketAddr::from(([10, 0, 0, 1], 1000)),
+        ..identity(0)
     };
     let mut engine = Engine::new(now, identity, EngineConfig::default(), 1);
     engine.handle_seeds(now, &[]);
@@ -34,15 +34,7 @@ fn stranger() -> SocketAddr {
 
 /// A frame of the cluster, from somebody nobody knows.
 fn frame(messages: &[Message]) -> Vec<u8> {
-    let header = Header {
-        cluster: wire::cluster_hash("tidings"),
-        sender: STRANGER,
-    };
-    let mut frame = header.to_frame();
-    for message in messages {
-        message.encode(&mut frame);
-    }
-    frame
+    testing::frame(STRANGER, messages)
 }
 
 fn sent(engine: &mut Engine) -> Vec<Transmit> {
@@ -207,16 +199,7 @@ fn the_highest_counters_are_answered_and_overflow_nothing() {
         };
         engine.handle_datagram(now, stranger(), &frame(&[Message::Alive(former)]));
         engine.raise_floor(now, 0);
-        let mut witness = Engine::new(
-            now,
-            Identity {
-                name: "witness".into(),
-                generation: Generation::new(1),
-                address: SocketAddr::from(([10, 0, 0, 2], 1000)),
-            },
-            EngineConfig::default(),
-            2,
-        );
+        let mut witness = Engine::new(now, identity(2), EngineConfig::default(), 2);
         let forged = Accuse {
             member: engine.me,
             generation,
@@ -302,12 +285,7 @@ fn a_datagram_is_answered_twice_at_most_whoever_sends_it() {
         ..alive(&engine.identity)
     };
     let sender = wire::member_hash(&known.name);
-    let header = Header {
-        cluster: engine.cluster,
-        sender,
-    };
-    let mut introduction = header.to_frame();
-    Message::Alive(known).encode(&mut introduction);
+    let introduction = testing::frame(sender, &[Message::Alive(known)]);
     engine.handle_datagram(now, stranger(), &introduction);
     for id in 0..100 {
         register(&mut engine, now, &id.to_string());
@@ -325,7 +303,7 @@ fn a_datagram_is_answered_twice_at_most_whoever_sends_it() {
         refused: true,
     };
     for message in [ping, request] {
-        let mut datagram = header.to_frame();
+        let mut datagram = testing::frame(sender, &[]);
         while datagram.len() < 1_300 {
             message.encode(&mut datagram);
         }

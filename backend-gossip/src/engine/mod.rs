@@ -75,6 +75,8 @@ mod hostile_tests;
 #[cfg(test)]
 mod sentinels_tests;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

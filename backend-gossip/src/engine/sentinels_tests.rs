@@ -1,25 +1,16 @@
 //! To whom links are kept.
 
+use super::testing::{address, engine, frame, id, identity};
 use super::*;
 
-fn address(at: u16) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, 1], 1000 + at))
-}
-
 /// A member that says something of itself.
-fn hear(engine: &mut Engine, now: Instant, at: u16, generation: u64, address: SocketAddr) {
-    let name = format!("m{at}");
-    let header = Header {
-        cluster: engine.cluster,
-        sender: wire::member_hash(&name),
-    };
+fn hear(engine: &mut Engine, now: Instant, at: usize, generation: u64, address: SocketAddr) {
     let identity = Identity {
-        name: name.into(),
         generation: Generation::new(generation),
         address,
+        ..identity(at)
     };
-    let mut frame = header.to_frame();
-    Message::Alive(alive(&identity)).encode(&mut frame);
+    let frame = frame(id(at), &[Message::Alive(alive(&identity))]);
     engine.handle_datagram(now, address, &frame);
     engine.handle_timeout(now);
 }
@@ -34,21 +25,10 @@ fn linked(engine: &mut Engine) -> Vec<Vec<SocketAddr>> {
     linked.collect()
 }
 
-fn engine(now: Instant) -> Engine {
-    let identity = Identity {
-        name: "m0".into(),
-        generation: Generation::new(1),
-        address: address(0),
-    };
-    let mut engine = Engine::new(now, identity, EngineConfig::default(), 1);
-    engine.handle_seeds(now, &[]);
-    engine
-}
-
 #[test]
 fn the_link_follows_a_neighbour_that_starts_anew_elsewhere() {
     let start = Instant::now();
-    let mut engine = engine(start);
+    let mut engine = engine(start, 0);
     hear(&mut engine, start, 1, 1, address(1));
     assert_eq!(linked(&mut engine), [[address(1)]]);
     let later = start + Duration::from_secs(1);
@@ -60,10 +40,10 @@ fn the_link_follows_a_neighbour_that_starts_anew_elsewhere() {
 fn many_that_join_at_once_change_the_links_few_times() {
     const JOINED: u16 = 100;
     let start = Instant::now();
-    let mut engine = engine(start);
+    let mut engine = engine(start, 0);
     for at in 1..=JOINED {
         let now = start + Duration::from_millis(at.into());
-        hear(&mut engine, now, at, 1, address(at));
+        hear(&mut engine, now, at.into(), 1, address(at.into()));
     }
     // The first at once; the others when the time between two changes is over.
     let first = linked(&mut engine);

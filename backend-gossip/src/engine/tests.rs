@@ -3,6 +3,7 @@
 
 use tidings_api::{ErrorKind, Health, Removal};
 
+use super::testing::{address, identity};
 use super::*;
 use crate::wire::limits::{COUNTER_MAX, RECORDS_PER_OWNER_MAX, REGISTRATIONS_MAX};
 use crate::wire::message::{Accuse, Verdict};
@@ -16,21 +17,10 @@ struct Cluster {
     killed: BTreeSet<usize>,
 }
 
-fn address(at: usize) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, 1], 1000 + u16::try_from(at).unwrap()))
-}
-
 impl Cluster {
     fn new(count: usize) -> Self {
         let now = Instant::now();
-        let engine = |at: usize| {
-            let identity = Identity {
-                name: format!("m{at}").into(),
-                generation: Generation::new(100),
-                address: address(at),
-            };
-            Engine::new(now, identity, EngineConfig::default(), at as u64)
-        };
+        let engine = |at: usize| Engine::new(now, identity(at), EngineConfig::default(), at as u64);
         let engines: Vec<_> = (0..count).map(engine).collect();
         let events = vec![Vec::new(); count];
         let mut cluster = Self {
@@ -419,12 +409,7 @@ fn what_a_raised_floor_voids_waits_for_its_newer_version() {
 fn a_renamed_member_is_not_superseded_by_its_former_name() {
     for seed in 0..16 {
         let now = Instant::now();
-        let identity = Identity {
-            name: "m0".into(),
-            generation: Generation::new(100),
-            address: address(0),
-        };
-        let mut engine = Engine::new(now, identity.clone(), EngineConfig::default(), seed);
+        let mut engine = Engine::new(now, identity(0), EngineConfig::default(), seed);
         engine.handle_seeds(now, &[]);
         let instance = Instance::new("web", "10.0.0.9:80").unwrap();
         let key = engine
