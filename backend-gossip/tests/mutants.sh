@@ -197,6 +197,12 @@ mutation 'an observer keeps its keys' observer/driver.rs \
 # Members that mean harm, and their links.
 mutation 'any counter of a member is heard' merge.rs \
     's/if alive\.generation\.max\(alive\.incarnation\) > COUNTER_MAX \{/if now < now {/' "${hostile[@]}"
+mutation 'any counter of an accusation is heard' merge.rs \
+    's/if accuse\.generation\.max\(accuse\.incarnation\) > COUNTER_MAX \{/if now < now {/' "${hostile[@]}"
+mutation 'any counter of a record is heard' merge.rs \
+    's/if record\.generation\.max\(record\.version\) > COUNTER_MAX \{/if now < now {/' "${hostile[@]}"
+mutation 'others may be at the own address' merge.rs \
+    's/if alive\.address == self\.identity\.address \{/if now < now {/' "${hostile[@]}"
 mutation 'strangers are answered with more than they send' credit.rs \
     's/false => frame\.len\(\),/false => usize::MAX,/' "${hostile[@]}"
 mutation 'forged records are not corrected' merge.rs \
@@ -207,6 +213,8 @@ mutation 'what was refused is synced over and over' sync.rs \
     's/let rests = self\.refused\.map/let rests = self.refused.filter(|_| now < now).map/' "${hostile[@]}"
 mutation 'half a frame has no deadline' link/carrier.rs \
     's/let read = timeout\(FRAME_TIMEOUT, read_frame/let read = timeout(1_000 * FRAME_TIMEOUT, read_frame/' "${links[@]}"
+mutation 'writing has no deadline' link/carrier.rs \
+    's/timeout\(FRAME_TIMEOUT, writer\.write_all/timeout(1_000 * FRAME_TIMEOUT, writer.write_all/' "${links[@]}"
 mutation 'any number of silent links is held' ./link.rs \
     's/let full = incoming >= self\.incoming_max;/let full = incoming > usize::MAX - 1;/' "${links[@]}"
 

@@ -2,9 +2,9 @@
 
 use tidings_api::InstanceId;
 
-use super::testing::identity;
+use super::testing::{id, identity};
 use super::*;
-use crate::wire::limits::LINK_FRAME_BYTES_MAX;
+use crate::wire::limits::{COUNTER_MAX, LINK_FRAME_BYTES_MAX};
 use crate::wire::message::{Accuse, RangeDigest, Verdict};
 
 const STRANGER: u64 = 77;
@@ -219,6 +219,63 @@ fn the_highest_counters_are_answered_and_overflow_nothing() {
         assert!(seen.is_present(), "{generation} {incarnation}: {seen:?}");
         assert!(engine.registry.find(engine.me, &key).is_some());
     }
+}
+
+#[test]
+fn no_counter_beyond_the_highest_is_taken_in() {
+    let now = Instant::now();
+    for beyond in [0, 1] {
+        let (mut engine, highest) = (engine(now), COUNTER_MAX + beyond);
+        let mut hear = |message| engine.handle_link(now, LinkId(1), &frame(&[message]));
+        for (at, generation, incarnation) in [(1, highest, 0), (2, 100, highest), (3, 100, 0)] {
+            hear(Message::Alive(Alive {
+                generation,
+                incarnation,
+                ..alive(&identity(at))
+            }));
+        }
+        let key = InstanceKey::new(
+            ServiceName::new("web").unwrap(),
+            InstanceId::new("a").unwrap(),
+        );
+        hear(Message::Record(Record {
+            owner: id(3),
+            generation: 100,
+            version: highest,
+            key: key.clone(),
+            content: None,
+        }));
+        hear(Message::Accuse(Accuse {
+            member: id(3),
+            generation: 100,
+            incarnation: highest,
+            verdict: Verdict::Dead,
+            accusers: Vec::new(),
+            refused: 0,
+        }));
+        let known = [1, 2].map(|at| engine.members.find(id(at)).is_some());
+        let dead = engine.members.find(id(3)).unwrap().state == MemberState::Dead;
+        let record = engine.registry.find(id(3), &key).is_some();
+        assert_eq!(
+            (known, dead, record),
+            ([beyond == 0; 2], beyond == 0, beyond == 0)
+        );
+    }
+}
+
+#[test]
+fn nobody_else_is_at_the_own_address() {
+    let now = Instant::now();
+    let mut engine = engine(now);
+    for (at, address) in [(1, engine.identity.address), (2, identity(2).address)] {
+        let other = Alive {
+            address,
+            ..alive(&identity(at))
+        };
+        engine.handle_link(now, LinkId(1), &frame(&[Message::Alive(other)]));
+    }
+    assert!(engine.members.find(id(1)).is_none());
+    assert!(engine.members.find(id(2)).is_some());
 }
 
 /// Sends a datagram of one message over and over, and answers how many bytes went and how many came back.

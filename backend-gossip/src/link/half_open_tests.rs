@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use super::carrier::FRAME_TIMEOUT;
 use super::tests::{listen, unsealed, until};
 use super::*;
-use crate::seal::{MAGIC_SEALED, SealKey, SealMode};
+use crate::seal::{MAGIC_SEALED, SealKey, SealMode, Side};
 
 /// Leaves room for what is under way when a deadline passes.
 const MOMENT: Duration = Duration::from_secs(1);
@@ -124,6 +124,18 @@ async fn who_does_not_read_is_hung_up_on_and_what_waits_for_it_is_let_go() {
     until(&mut links, |stats| stats.open == 0).await;
     assert_eq!(links.stats().timed_out, 1);
     assert_eq!(links.waiting.bytes(), 0);
+}
+
+/// Without a socket, whose system gives up as well, and sooner.
+#[tokio::test]
+async fn what_nobody_takes_is_given_up_in_time() {
+    let (ours, _theirs) = tokio::io::duplex(1_000);
+    let (_, ring) = watch::channel(Arc::new(Ring::off("tidings")));
+    let begin = Instant::now();
+    let frames = [vec![0; 10_000]];
+    let carried = bare::carry(tokio::io::split(ours), Side::Opener, ring, &frames, |_| {});
+    assert_eq!(timeout(carried).await, "TimedOut");
+    assert!(begin.elapsed() >= FRAME_TIMEOUT, "it has its time");
 }
 
 #[tokio::test]
