@@ -36,8 +36,8 @@
 //! Bridges from one [origin](BridgeOptions::with_origin) share the work. Each is registered in the
 //! target under the service [`BRIDGES`](crate::BRIDGES), with a number that it raises all the
 //! time; each mirror falls to one of them by rendezvous hashing. One whose number stands still for
-//! a quarter of the target's `crashed` bound counts as silent, and the others take its mirrors over
-//! while its lease still holds them. A mirror is handed over by the new holder registering it; the
+//! a quarter of the target's `crashed` bound, at least 0.5 and at most 5 s, counts as silent, and the
+//! others take its mirrors over while its lease still holds them. A mirror is handed over by the new holder registering it; the
 //! former one learns that it was superseded, and lets go.
 //!
 //! A target that notices a crash faster than that (gossip does, of a killed process) drops the mirrors
@@ -146,9 +146,10 @@ impl Bridge {
             .clone()
     }
 
-    /// Ends it. Where other bridges share its work, it first waits until they have taken over its
-    /// mirrors, up to the target's `crashed` bound; what nobody takes over is withdrawn.
-    /// Idempotent.
+    /// Ends it. Where other bridges share its work, or one of its name was started later, it first
+    /// waits until they have taken over its mirrors, for four times as long as makes one silent; else
+    /// for the target's `visible` bound, to be sure that there are none. What nobody takes over is
+    /// withdrawn. Idempotent.
     ///
     /// # Errors
     /// Where the target can't be heard and so isn't told: the mirrors end with its handle.

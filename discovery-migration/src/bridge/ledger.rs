@@ -265,6 +265,11 @@ impl Ledger {
         &self.skipped
     }
 
+    /// How long what can't be verified is kept.
+    pub(super) fn hold(&self) -> Duration {
+        self.hold
+    }
+
     pub(super) fn unverified_since(&self) -> Option<Instant> {
         self.unverified_since
     }

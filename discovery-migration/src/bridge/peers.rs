@@ -53,6 +53,13 @@ struct Peer {
     gone: bool,
 }
 
+impl Peer {
+    /// What it last said it is doing; `None` where it hasn't said anything.
+    fn state(&self) -> Option<BridgeState> {
+        self.entry.as_ref().map(|entry| state_of(entry))
+    }
+}
+
 /// What a bridge may expect of the one that keeps a mirror.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
@@ -137,10 +144,10 @@ impl Peers {
         let Some(peer) = self.known.get(name) else {
             return Standing::Dead;
         };
-        if peer.gone || now.saturating_duration_since(peer.heard) >= self.silence {
+        if self.is_dead(peer, now) {
             return Standing::Dead;
         }
-        match peer.entry.as_ref().map(|entry| state_of(entry)) {
+        match peer.state() {
             // Its mirrors were heard of first.
             None | Some(BridgeState::Ready) => Standing::Able,
             Some(_) => Standing::Unable,
@@ -149,17 +156,29 @@ impl Peers {
 
     /// Whether a bridge shares this one's work.
     pub(super) fn shares(&self, name: &str) -> bool {
-        let entry = self.known.get(name).and_then(|peer| peer.entry.as_ref());
-        entry.is_some_and(|entry| group_of(entry).as_ref() == Some(&self.group))
+        self.known.get(name).is_some_and(|peer| self.is_of_us(peer))
     }
 
-    /// Whether any other bridge could take over, now or once it hears the source.
+    /// Whether any other bridge could take over, now or once it hears the source. While the target
+    /// can't be heard all could who could before.
     pub(super) fn has_heirs(&self, now: Instant) -> bool {
-        self.known.iter().any(|(name, peer)| {
-            let state = peer.entry.as_ref().map(|entry| state_of(entry));
-            let may = matches!(state, Some(BridgeState::Ready | BridgeState::Standby));
-            may && self.shares(name) && self.standing(name, now) != Standing::Dead
+        self.known.values().any(|peer| {
+            let may = matches!(
+                peer.state(),
+                Some(BridgeState::Ready | BridgeState::Standby)
+            );
+            may && self.is_of_us(peer) && (self.deaf || !self.is_dead(peer, now))
         })
+    }
+
+    fn is_of_us(&self, peer: &Peer) -> bool {
+        let group = peer.entry.as_ref().and_then(|entry| group_of(entry));
+        group.as_ref() == Some(&self.group)
+    }
+
+    /// Whether it is silent, or gone.
+    fn is_dead(&self, peer: &Peer, now: Instant) -> bool {
+        peer.gone || now.saturating_duration_since(peer.heard) >= self.silence
     }
 
     /// The bridge that a mirror falls to, where that is another one.

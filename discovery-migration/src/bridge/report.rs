@@ -37,11 +37,13 @@ pub struct BridgeReport {
 pub enum BridgeState {
     /// It hears the source, which the other bridges can know, and mirrors its share.
     Ready,
-    /// It doesn't hear the source, or not yet: it keeps what it mirrors, and others may take it.
+    /// It doesn't hear the source, or not yet, or the target doesn't have its own registration: it
+    /// keeps what it mirrors, and others may take it.
     Standby,
     /// It is closing: it waits for others to take over.
     Leaving,
-    /// Another bridge of the same name was started later: this one hands over to it.
+    /// Another bridge of the same name was started later: this one hands over to it. What that one
+    /// doesn't take over is kept for [`hold`](crate::BridgeOptions::with_hold), or until it is closed.
     Superseded,
     /// It has ended.
     Closed,

@@ -46,6 +46,8 @@ pub(super) struct Runner {
     told: Option<BridgeState>,
     /// Since when it takes on nothing more.
     leaving: Option<Instant>,
+    /// Who is told when it has ended, where somebody closes it.
+    closing: Option<Closing>,
     calls: JoinSet<Call>,
     queue: Vec<Job>,
     /// The own registration is being renewed.
@@ -98,6 +100,7 @@ impl Runner {
             state: BridgeState::Standby,
             told: None,
             leaving: None,
+            closing: None,
             calls: JoinSet::new(),
             queue: Vec::new(),
             beating: false,
@@ -110,7 +113,6 @@ impl Runner {
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Closing>) {
         let mut ticks = interval(self.beat);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut closing: Option<Closing> = None;
         let mut next_look = Instant::now();
         let mut is_due = true;
         loop {
@@ -118,11 +120,12 @@ impl Runner {
                 let started = Instant::now();
                 self.look();
                 is_due = false;
-                next_look = Instant::now() + started.elapsed() * LOOK_SHARE;
+                // Whoever looks too seldom takes everybody for silent, or nobody.
+                next_look = Instant::now() + self.beat.min(started.elapsed() * LOOK_SHARE);
             }
             self.call();
             if self.is_over() {
-                return self.end(closing).await;
+                return self.end().await;
             }
             let [source, target] = &mut self.sights;
             tokio::select! {
@@ -137,9 +140,9 @@ impl Runner {
                     self.renew();
                 }
                 () = tokio::time::sleep_until(next_look), if is_due => {}
-                Some(reply) = commands.recv(), if closing.is_none() => {
-                    closing = Some(reply);
-                    self.leave(BridgeState::Leaving);
+                Some(reply) = commands.recv(), if self.closing.is_none() => {
+                    self.closing = Some(reply);
+                    self.leave();
                     is_due = true;
                 }
             }
@@ -155,10 +158,9 @@ impl Runner {
         let mirrors = target.iter().filter(|there| there.is_mirror());
         self.peers
             .look(&target, mirrors.map(|there| holder(there)), now);
-        let own = status.registration(&self.member);
-        if own.is_some_and(Registration::is_superseded) && self.leaving.is_none() {
+        if self.is_superseded(&status) && self.state != BridgeState::Superseded {
             tracing::warn!(name = %self.member.id(), "another bridge of this name took over");
-            self.leave(BridgeState::Superseded);
+            self.leave();
         }
         if self.leaving.is_none() {
             let state = match source.is_live() {
@@ -178,31 +180,44 @@ impl Runner {
             now,
             takes: self.leaving.is_none(),
         });
-        if self.is_done_waiting(now) {
+        if self.is_done_waiting(&status, now) {
             self.queue = self.ledger.all();
         }
         self.publish(&source, &target, now);
     }
 
     /// Stops to take on anything, and waits for others to take over what there is.
-    fn leave(&mut self, state: BridgeState) {
-        self.leaving.get_or_insert(Instant::now());
-        self.state = state;
+    fn leave(&mut self) {
+        self.leaving = Some(Instant::now());
+        self.state = match self.is_superseded(&self.target.status()) {
+            true => BridgeState::Superseded,
+            false => BridgeState::Leaving,
+        };
         self.renew();
     }
 
-    /// Whether nobody is waited for any more by a bridge that leaves. It takes a moment to be sure that
-    /// there is nobody: one that has just become ready may not have been heard of.
-    fn is_done_waiting(&self, now: Instant) -> bool {
+    /// Whether nobody is waited for any more by a bridge that leaves.
+    fn is_done_waiting(&self, status: &Status, now: Instant) -> bool {
         let Some(leaving) = self.leaving else {
             return false;
         };
-        let alone = self.state == BridgeState::Leaving && !self.peers.has_heirs(now);
-        let wait = match alone {
-            true => self.beat,
-            false => self.peers.silence() * HANDOVER_SILENCES,
+        let handover = self.peers.silence() * HANDOVER_SILENCES;
+        let wait = match self.state {
+            // To be sure of that: one that has just become ready may not have been heard of.
+            BridgeState::Leaving if !self.peers.has_heirs(now) => {
+                self.beat.max(status.bounds().visible)
+            }
+            // The newer one may not hear the source yet, and this one is in nobody's way.
+            BridgeState::Superseded if self.closing.is_none() => handover.max(self.ledger.hold()),
+            _ => handover,
         };
         now >= leaving + wait
+    }
+
+    /// Whether another bridge has registered under this one's name.
+    fn is_superseded(&self, status: &Status) -> bool {
+        let own = status.registration(&self.member);
+        own.is_some_and(Registration::is_superseded)
     }
 
     fn is_over(&self) -> bool {
@@ -210,13 +225,10 @@ impl Runner {
         handed_over || self.sights[1].closed
     }
 
-    /// Gives a sign of life, unless the last one is still under way.
+    /// Gives a sign of life, unless the last one is still under way. Not where another bridge has the
+    /// name: that would take it back.
     fn renew(&mut self) {
-        let gives = matches!(
-            self.state,
-            BridgeState::Ready | BridgeState::Standby | BridgeState::Leaving
-        );
-        if self.beating || !gives {
+        if self.beating || self.is_superseded(&self.target.status()) {
             return;
         }
         match self.peers.introduce(self.state) {
@@ -249,24 +261,27 @@ impl Runner {
     }
 
     fn take_in(&mut self, call: Result<Call, tokio::task::JoinError>) {
+        // A backend that panics ends the bridge: what it was told is not known any more.
+        let call = call.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
         match call {
-            Ok(Call::Job(job, result)) => self.ledger.finish(&job, result, Instant::now()),
-            Ok(Call::Beat(state, result)) => {
+            Call::Job(job, result) => self.ledger.finish(&job, result, Instant::now()),
+            Call::Beat(state, result) => {
                 self.beating = false;
                 let refused = result.is_err();
-                if !refused {
+                let status = self.target.status();
+                let own = status.registration(&self.member);
+                if own.is_some_and(Registration::is_registered) {
                     self.told = Some(state);
-                    if state != self.state {
-                        // It changed meanwhile, and others wait for that.
-                        self.renew();
-                    }
+                }
+                if !refused && state != self.state {
+                    // It changed meanwhile, and others wait for that.
+                    self.renew();
                 }
                 if let (Err(error), false) = (result, self.refused) {
                     tracing::warn!(%error, "the target refuses the registration of a bridge");
                 }
                 self.refused = refused;
             }
-            Err(error) => tracing::error!(%error, "a call to the target ended"),
         }
     }
 
@@ -286,13 +301,13 @@ impl Runner {
         report.others = self.peers.list(now);
     }
 
-    async fn end(mut self, closing: Option<Closing>) {
+    async fn end(mut self) {
         self.calls.shutdown().await;
         let target = self.sights[1].picture();
         let gone = self.target.deregister(&self.member).await;
         self.state = BridgeState::Closed;
         self.publish(&self.sights[0].picture(), &target, Instant::now());
-        let Some(reply) = closing else {
+        let Some(reply) = self.closing else {
             return;
         };
         let result = match gone {

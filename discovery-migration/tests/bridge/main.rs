@@ -12,7 +12,7 @@ use tidings_api::{
     Change, DiscoveryExt, Instance, InstanceKey, METADATA_MIRROR_KEY, MemoryDiscovery,
     MemoryRegistry, View, Watch,
 };
-use tidings_migration::{Bridge, BridgeOptions, BridgeReport};
+use tidings_migration::{Bridge, BridgeOptions, BridgeReport, BridgeState};
 use tokio::time::timeout;
 
 /// How long anything is waited for. The clock runs only while nobody has anything to do.
@@ -59,6 +59,11 @@ impl Process {
         });
         let there = there.await;
         assert!(there.is_ok(), "never {what}: {}", self.bridge.report());
+    }
+
+    async fn is_superseded(&self) {
+        let superseded = |report: &BridgeReport| report.state == BridgeState::Superseded;
+        self.reports("superseded", superseded).await;
     }
 
     async fn mirrors(&self, count: usize) {

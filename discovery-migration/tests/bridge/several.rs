@@ -46,6 +46,13 @@ impl Scene {
         Process::start(&self.source, &self.target, named(name)).await
     }
 
+    /// One that can't hear the source until that is restored.
+    async fn deaf_bridge(&self, name: &str) -> Process {
+        let (from, to) = (self.source.connect(), self.target.connect());
+        from.cut_off();
+        Process::with(Arc::new(from), Arc::new(to), named(name)).await
+    }
+
     /// Waits until the bridges mirror everything between them, and nothing twice.
     async fn is_shared(&self, bridges: &[&Process]) {
         let shared = async {
@@ -142,9 +149,7 @@ async fn one_that_is_closed_waits_for_one_that_does_not_hear_the_source_yet() {
         let a = scene.bridge("a").await;
         a.mirrors(MANY).await;
         let recording = Recording::start(&scene.seen);
-        let (from, to) = (scene.source.connect(), scene.target.connect());
-        from.cut_off();
-        let b = Process::with(Arc::new(from), Arc::new(to), named("b")).await;
+        let b = scene.deaf_bridge("b").await;
         a.reports("that b is there", |report| report.others.contains_key("b"))
             .await;
         let restored = async {
@@ -236,6 +241,84 @@ async fn of_two_bridges_with_one_name_the_older_hands_over_and_ends() {
     pass(10 * SECOND).await;
     assert_eq!(recording.removed(), Vec::<String>::new());
     assert_eq!(newer.bridge.report().mirrored.len(), MANY);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_leaves_does_not_take_its_name_back() {
+    let scene = Scene::new().await;
+    let older = scene.bridge("same").await;
+    older.mirrors(MANY).await;
+    let recording = Recording::start(&scene.seen);
+    let succeeded = async {
+        pass(SECOND / 100).await;
+        let newer = scene.deaf_bridge("same").await;
+        older.is_superseded().await;
+        pass(SECOND).await;
+        newer.from.restore();
+        newer
+    };
+    let (closed, newer) = tokio::join!(older.bridge.close(), succeeded);
+    closed.unwrap();
+    newer.mirrors(MANY).await;
+    pass(10 * SECOND).await;
+    assert_eq!(recording.removed(), Vec::<String>::new());
+    assert_eq!(newer.bridge.report().state, BridgeState::Ready);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_was_superseded_waits_for_its_successor_when_it_is_closed() {
+    let scene = Scene::new().await;
+    let older = scene.bridge("same").await;
+    older.mirrors(MANY).await;
+    let recording = Recording::start(&scene.seen);
+    let newer = scene.deaf_bridge("same").await;
+    older.is_superseded().await;
+    let restored = async {
+        pass(SECOND).await;
+        newer.from.restore();
+    };
+    tokio::join!(older.bridge.close(), restored).0.unwrap();
+    newer.mirrors(MANY).await;
+    pass(10 * SECOND).await;
+    assert_eq!(recording.removed(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_whose_successor_does_not_hear_the_source_goes_on() {
+    let scene = Scene::new().await;
+    let older = scene.bridge("same").await;
+    older.mirrors(MANY).await;
+    let recording = Recording::start(&scene.seen);
+    let newer = scene.deaf_bridge("same").await;
+    older.is_superseded().await;
+    pass(60 * SECOND).await;
+    scene.owner.deregister(&key("7")).await.unwrap();
+    older.mirrors(MANY - 1).await;
+    newer.from.restore();
+    newer.mirrors(MANY - 1).await;
+    older.bridge.ended().await;
+    assert_eq!(recording.removed(), ["7"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_closed_while_nobody_hears_the_target_hands_over_afterwards() {
+    let scene = Scene::new().await;
+    let (a, b) = (scene.bridge("a").await, scene.bridge("b").await);
+    scene.is_shared(&[&a, &b]).await;
+    let recording = Recording::start(&scene.seen);
+    for process in [&a, &b] {
+        process.to.cut_off();
+    }
+    let restored = async {
+        pass(SECOND).await;
+        for process in [&a, &b] {
+            process.to.restore();
+        }
+    };
+    tokio::join!(a.bridge.close(), restored).0.unwrap();
+    b.mirrors(MANY).await;
+    pass(10 * SECOND).await;
+    assert_eq!(recording.removed(), Vec::<String>::new());
 }
 
 #[tokio::test(start_paused = true)]
