@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use tidings_api::Freshness;
 
-use super::items::ItemKey;
 use super::member::{Member, MemberState};
 use super::timer::Timer;
 use super::{Engine, Event, Route};
@@ -80,8 +79,8 @@ impl Engine {
         if self.leave.is_some() {
             return;
         }
-        if !self.user_events.fresh.is_empty() {
-            // What was sent just before is not lost.
+        if !self.user_events.fresh.is_empty() || self.fresh.hands_over() {
+            // What was sent just before is not lost, nor a key that was handed over.
             self.push(now);
         }
         self.members.change(self.me, &mut self.rng, |me| {
@@ -102,7 +101,7 @@ impl Engine {
             confirmed: BTreeSet::new(),
             done: false,
         });
-        self.tell_all(ItemKey::Member(self.me));
+        self.tell_all_of_leave();
         self.announce_leave(now);
     }
 
@@ -219,7 +218,7 @@ impl Engine {
                 digest,
             };
             let mut frame = self.frame(&[]);
-            frame.extend(self.encode_item(&ItemKey::Member(self.me)));
+            frame.extend(self.farewell());
             ping.encode(&mut frame);
             self.transmit(route, frame);
             if let Some(leave) = &mut self.leave {

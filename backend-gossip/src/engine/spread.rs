@@ -6,7 +6,7 @@
 //! datagram was lost or the owner ended over it. In a larger one a change goes to a few members, each of
 //! which forwards what is new to it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::items::{ItemKey, Place};
@@ -49,6 +49,9 @@ const SPACE_WORTH_FILLING: usize = 24;
 /// a storm thousands are queued, and every ping and ack would encode them all.
 const MISFITS_MAX: usize = 16;
 
+/// Bytes of a datagram with a farewell that are left for what is asked with it.
+const FAREWELL_SPARE_BYTES: usize = 64;
+
 /// Members in a row that must agree in everything for what is queued to count as spread. Those who
 /// don't have it by then are few, and their digests tell.
 const AGREEMENTS: u32 = 4;
@@ -72,6 +75,11 @@ struct Frames {
 pub(super) struct Fresh {
     /// Of this member itself.
     own: BTreeSet<ItemKey>,
+    /// Of those, what was withdrawn for somebody's newer record, and that one: told alone, whoever hears
+    /// of the withdrawal first would show nobody under the key.
+    successors: BTreeMap<ItemKey, ItemKey>,
+    /// The newer records of the last push that told of any.
+    succeeded: Vec<ItemKey>,
     /// Heard from its owner, who tells the others as well.
     told: BTreeSet<ItemKey>,
     /// Heard from others.
@@ -88,6 +96,8 @@ impl Fresh {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             own: BTreeSet::new(),
+            successors: BTreeMap::new(),
+            succeeded: Vec::new(),
             told: BTreeSet::new(),
             passed: BTreeSet::new(),
             teller: None,
@@ -99,8 +109,19 @@ impl Fresh {
 
     pub(super) fn clear(&mut self) {
         self.own.clear();
+        self.successors.clear();
         self.told.clear();
         self.passed.clear();
+    }
+
+    /// Has an own record that is withdrawn told together with the one that it is withdrawn for.
+    pub(super) fn succeed(&mut self, own: ItemKey, successor: ItemKey) {
+        self.successors.insert(own, successor);
+    }
+
+    /// Whether withdrawals are to be told that wait for company.
+    pub(super) fn hands_over(&self) -> bool {
+        !self.successors.is_empty()
     }
 
     /// Answers whether its owner tells all.
@@ -282,7 +303,15 @@ impl Engine {
             return Some(ready);
         }
         let own = std::mem::take(&mut self.fresh.own);
-        let frames = self.pack(&own);
+        let successors = std::mem::take(&mut self.fresh.successors);
+        if !successors.is_empty() {
+            self.fresh.succeeded = successors.values().copied().collect();
+        }
+        let frames = self.pack(own.iter().map(|key| {
+            let successor = successors.get(key);
+            let successor = successor.map_or_else(Vec::new, |key| self.encode_item(key));
+            [successor, self.encode_item(key)].concat()
+        }));
         let sent = if self.tells_all() {
             let datagrams = self.push_to(&self.present_others(), &frames.datagrams, &[]);
             datagrams + self.push_to_few(&[], &frames.links)
@@ -303,7 +332,7 @@ impl Engine {
             return Some(ready);
         }
         let passed = std::mem::take(&mut self.fresh.passed);
-        let mut frames = self.pack(&passed);
+        let mut frames = self.pack_items(&passed);
         frames.datagrams.extend(self.pack_events(now));
         let sent = self.push_to_few(&frames.datagrams, &frames.links);
         self.fresh.for_others.spend(sent);
@@ -318,19 +347,37 @@ impl Engine {
             return;
         }
         let told = std::mem::take(&mut self.fresh.told);
-        let frames = self.pack(&told);
+        let frames = self.pack_items(&told);
         let mut targets = self.push_targets();
         targets.truncate(self.forward_fanout());
         let sent = self.push_to(&targets, &frames.datagrams, &frames.links);
         self.fresh.for_others.spend(sent);
     }
 
-    /// Tells each of the others something of this member itself at once, where members do so.
-    pub(super) fn tell_all(&mut self, key: ItemKey) {
+    /// Tells each of the others at once that this member leaves, where members do so.
+    pub(super) fn tell_all_of_leave(&mut self) {
         if self.tells_all() {
-            let frames = self.pack(&BTreeSet::from([key]));
-            self.push_to(&self.present_others(), &frames.datagrams, &[]);
+            let mut frame = self.frame(&[]);
+            frame.extend(self.farewell());
+            self.push_to(&self.present_others(), &[frame], &[]);
         }
+    }
+
+    /// That this member has left; before that what somebody took over from it lately, as far as there is
+    /// room: what was told of it may come after.
+    pub(super) fn farewell(&self) -> Vec<u8> {
+        let word = self.encode_item(&ItemKey::Member(self.me));
+        let spare = HEADER_BYTES + FAREWELL_SPARE_BYTES;
+        let room = self.config.datagram_bytes.saturating_sub(spare);
+        let mut farewell = Vec::new();
+        for key in &self.fresh.succeeded {
+            let record = self.encode_item(key);
+            if farewell.len() + record.len() + word.len() <= room {
+                farewell.extend(record);
+            }
+        }
+        farewell.extend(word);
+        farewell
     }
 
     /// As [`push_to`](Self::push_to), to the neighbour and some others.
@@ -495,12 +542,15 @@ impl Engine {
         self.config.retransmit_multiplier * members.log10().ceil() as u32
     }
 
-    /// Items packed into as few frames as they need: datagrams, and link frames for those that fit
-    /// no datagram.
-    fn pack(&self, keys: &BTreeSet<ItemKey>) -> Frames {
+    fn pack_items(&self, keys: &BTreeSet<ItemKey>) -> Frames {
+        self.pack(keys.iter().map(|key| self.encode_item(key)))
+    }
+
+    /// Items, or some that belong together, packed into as few frames as they need: datagrams, and link
+    /// frames for those that fit no datagram.
+    fn pack(&self, encoded: impl Iterator<Item = Vec<u8>>) -> Frames {
         let mut packed = Frames::default();
-        for key in keys {
-            let bytes = self.encode_item(key);
+        for bytes in encoded {
             if bytes.is_empty() {
                 continue;
             }

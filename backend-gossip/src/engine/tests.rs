@@ -495,6 +495,30 @@ fn what_was_deregistered_leaves_room_for_what_is_registered() {
 }
 
 #[test]
+fn who_hears_first_that_the_older_owner_withdraws_shows_the_newer_one() {
+    let mut cluster = Cluster::new(3);
+    cluster.register(0, "web", "a");
+    cluster.run(seconds(20));
+    let key = cluster.register(1, "web", "a");
+    let newer = cluster.engines[1].registrations[&key].instance.generation();
+    // What the newer one tells the third is lost.
+    for (from, to) in [(1, 0), (0, 2)] {
+        let now = cluster.now;
+        cluster.engines[from].handle_timeout(now);
+        let sent: Vec<_> = std::iter::from_fn(|| cluster.engines[from].poll_transmit()).collect();
+        let theirs = |sent: &&Transmit| sent.route == Route::Datagram(address(to));
+        for datagram in sent.iter().filter(theirs) {
+            cluster.engines[to].handle_datagram(now, address(from), &datagram.frame);
+        }
+    }
+    assert!(cluster.engines[0].registrations[&key].superseded);
+    let [shown] = &cluster.engines[2].view(&Selector::All)[..] else {
+        panic!("the key is gone");
+    };
+    assert_eq!(shown.generation(), newer);
+}
+
+#[test]
 fn one_registration_too_many_is_refused_and_says_so() {
     let mut cluster = Cluster::new(1);
     let (now, engine) = (cluster.now, &mut cluster.engines[0]);

@@ -30,7 +30,7 @@ struct Story {
 type Told = fn(&mut Story);
 
 /// Checkers and histories. All but the last line of each history is as it should be.
-const BROKEN: [(&str, Told); 32] = [
+const BROKEN: [(&str, Told); 33] = [
     ("single-writer", |story| {
         story.start(0, "a");
         story.start(1, "b");
@@ -83,6 +83,21 @@ const BROKEN: [(&str, Told); 32] = [
         story.view(1, &[], &[&asked]);
         story.see(&Seen::Settled);
         story.last(|story| story.view(1, &[&asked], &[]));
+    }),
+    ("no-flap-in-calm", |story| {
+        for (id, name) in [(0, "a"), (1, "b"), (2, "c")] {
+            story.start(id, name);
+        }
+        story.see(&Seen::Settled);
+        let older = story.ask(0, "web/x", 1);
+        story.view(2, &[], &[&older]);
+        let newer = story.ask(1, "web/x", 2);
+        story.see(&Seen::Superseded {
+            process: ProcessId(0),
+            key: newer.key(),
+        });
+        story.view(0, &[&older], &[&newer]);
+        story.last(|story| story.view(2, &[&older], &[]));
     }),
     ("changes-told", |story| {
         story.start(0, "a");

@@ -99,6 +99,14 @@ impl Ledger {
             })
     }
 
+    /// Whether a process was told that somebody newer has its key, and somebody offers it.
+    pub(crate) fn is_handed_over(&self, key: &InstanceKey, owner: ProcessId) -> bool {
+        self.offer(key, owner).is_some_and(|offer| offer.superseded)
+            && self
+                .claims(key)
+                .any(|(other, _)| self.is_offered(key, other))
+    }
+
     /// Everybody who ever offered a key, with the newest generation of that.
     pub(crate) fn claims(
         &self,

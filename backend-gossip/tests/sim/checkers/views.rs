@@ -242,7 +242,7 @@ impl Checker for OutageNeverEmpties {
     }
 }
 
-/// Once settled, nothing that is offered leaves a view.
+/// Once settled, nothing that is offered leaves a view, also while it goes from one owner to another.
 #[derive(Debug)]
 struct NoFlapInCalm;
 
@@ -264,7 +264,11 @@ impl Checker for NoFlapInCalm {
         else {
             return Ok(());
         };
-        match vanished(ledger, before, after).next() {
+        let handed_over = stamped(before).filter(|(instance, stamp)| {
+            ledger.is_handed_over(instance.key(), stamp.owner)
+                && after.iter().all(|other| other.key() != instance.key())
+        });
+        match vanished(ledger, before, after).chain(handed_over).next() {
             Some((instance, _)) => Err(format!(
                 "{process} no longer shows {}, which is still offered",
                 shown(instance)

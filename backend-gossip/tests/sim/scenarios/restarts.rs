@@ -1,6 +1,7 @@
 //! Restarts, alone and together.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::{cluster, each_seed, seconds};
 use crate::app::key;
@@ -90,6 +91,46 @@ fn a_partition_heals_although_everyone_has_moved_meanwhile() {
             Ok(())
         });
     }
+}
+
+#[test]
+fn a_key_that_goes_from_owner_to_owner_is_missing_in_no_view() {
+    each_seed(|seed| {
+        let mut world = cluster(seed, 12)?;
+        world.register(0, &key("web", "shared"), 50);
+        world.run_until_agreed(seconds(10))?;
+        world.settled();
+        for owner in (1..12).cycle().take(50) {
+            world.register(owner, &key("web", "shared"), 50);
+            world.run_for(seconds(1))?;
+        }
+        let superseded = world.counters.superseded;
+        assert!(superseded >= 50, "only {superseded} owners were told");
+        Ok(())
+    });
+}
+
+#[test]
+fn who_leaves_as_soon_as_it_was_superseded_leaves_no_gap() {
+    each_seed(|seed| {
+        let mut world = cluster(seed, 12)?;
+        world.register(0, &key("web", "shared"), 50);
+        world.run_until_agreed(seconds(10))?;
+        world.settled();
+        for owner in 1..12 {
+            // What it has to tell waits for company.
+            world.register(owner - 1, &key("web", "another"), 50);
+            world.run_for(Duration::from_millis(2))?;
+            world.register(owner, &key("web", "shared"), 50);
+            let before = world.counters.superseded;
+            while world.counters.superseded == before {
+                world.run_for(Duration::from_micros(100))?;
+            }
+            world.leave(owner - 1);
+            world.run_for(seconds(2))?;
+        }
+        Ok(())
+    });
 }
 
 #[test]
