@@ -5,7 +5,8 @@
 //!
 //! * nothing older than the floor, unless a side that has listed the floor has moved on from it, and
 //!   none that is heard lists it any more: a side never goes back, so its word outweighs the numbers of
-//!   a clock that was set back. While they differ, an owner that is late may have won one of them;
+//!   a clock that was set back. While they differ, an owner that is late may have won one of them; or
+//!   the newer one is late on the other side, which gets the time to come to it;
 //! * the floor as long as a side lists it, and then nothing.
 //!
 //! A side that can't be heard keeps what it listed. In its outage an instance leaves only where the
@@ -374,8 +375,24 @@ impl Entry {
             floor.left = None;
             return Some(floor.shown.clone());
         }
-        floor.left.get_or_insert(now);
-        None
+        let left = *floor.left.get_or_insert(now);
+        let waits = !dropped && now < left + LATE;
+        let floor = self.floor.as_ref().filter(|_| waits)?;
+        let is_on_its_way = self.crosses(floor, reads);
+        is_on_its_way.then(|| floor.shown.clone())
+    }
+
+    /// Whether one side has gone back from the floor, and the other one has yet to come to it: of two
+    /// owners that came at once the older one has won the first side, and the newer one isn't on the
+    /// second one yet.
+    fn crosses(&self, floor: &Floor, reads: Sides) -> bool {
+        let mut crossing = reads.iter().filter(|side| reads.has(side.other()));
+        crossing.any(|side| {
+            let [this, other] = [side, side.other()].map(|side| &self.sides[side.index()]);
+            let generation = this.listed_generation();
+            let went_back = generation.is_some_and(|it| it < floor.stamp.generation);
+            this.vouched && went_back && other.passed && !other.vouched
+        })
     }
 
     /// What replaces the floor, where something does.
@@ -398,6 +415,8 @@ impl Entry {
         let keeps =
             |side: Side| standing[side.index()].is_live() && self.sides[side.index()].lists(floor);
         let is_kept = reads.iter().any(keeps);
+        let is_over = floor.left.is_some_and(|left| now >= left + LATE);
+        let is_kept = is_kept || (!is_over && self.crosses(floor, reads));
         let moved_on = |place: &&Place| !is_kept && place.vouched && !place.lists(floor);
         if let Some(next) = newest(&mut candidates().filter(moved_on)) {
             return Some(next);
@@ -470,8 +489,9 @@ impl Entry {
     fn deadline(&self, trusted: Option<Instant>, now: Instant) -> Option<Instant> {
         let floor = self.floor.as_ref()?;
         let left = floor.left?;
-        let waits = |place: &Place| place.lists(floor) && !place.vouched;
-        let waits = self.sides.iter().any(waits);
+        let is_new = |place: &Place| place.lists(floor) && !place.vouched;
+        let waits =
+            self.sides.iter().any(is_new) || self.crosses(floor, Side::BOTH.into_iter().collect());
         let doubted = self
             .sides
             .iter()

@@ -348,6 +348,31 @@ fn an_older_owner_that_wins_one_side_late_is_not_shown() {
 }
 
 #[test]
+fn an_older_owner_that_wins_one_side_before_the_newer_one_is_on_the_other_is_not_shown() {
+    for the_newer_comes in [true, false] {
+        let mut bench = bench(Phase::BothReadMerged);
+        bench.hears(Side::Old, &[marked(10, 1)]);
+        bench.hears(Side::New, &[marked(10, 1)]);
+        assert_eq!(bench.shows(), [(10, 2)]);
+        bench.hears(Side::New, &[marked(20, 1)]);
+        assert_eq!(bench.shows(), [(20, 2)]);
+        // Both owners came at once, and each draws for itself there.
+        bench.hears(Side::New, &[marked(10, 1)]);
+        assert_eq!(bench.shows(), [(20, 2)]);
+        if the_newer_comes {
+            bench.hears(Side::Old, &[marked(20, 1)]);
+            bench.now += LATE;
+            assert_eq!(bench.shows(), [(20, 2)]);
+        } else {
+            // It was overtaken there as well, or has ended.
+            assert_eq!(bench.deadline(), Some(bench.now + LATE));
+            bench.now += LATE;
+            assert_eq!(bench.shows(), [(10, 2)]);
+        }
+    }
+}
+
+#[test]
 fn an_owner_whose_clock_is_behind_is_seen_after_a_while() {
     let mut bench = bench(Phase::BothReadMerged);
     bench.hears(Side::Old, &[marked(90, 1)]);
