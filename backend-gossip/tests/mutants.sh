@@ -194,6 +194,9 @@ mutation 'who hears nobody is not stale' observer/session.rs \
 mutation 'an observer keeps its keys' observer/driver.rs \
     's/self\.ring\.send_replace\(Arc::new\(ring\)\);/drop(ring);/' "${observers[@]}" -- rotation
 
+mutation 'a withdrawal is told without what it is for' merge.rs \
+    's/self\.fresh\.succeed\(own, ItemKey::record\(rival, key\)\);/let _ = (own, rival);/'
+
 # Members that mean harm, and their links.
 mutation 'any counter of a member is heard' merge.rs \
     's/if alive\.generation\.max\(alive\.incarnation\) > COUNTER_MAX \{/if now < now {/' "${hostile[@]}"
