@@ -112,7 +112,7 @@ mutation 'a pause is not noticed' mod.rs \
 mutation 'dead members are never tried again' join.rs \
     's/self\.knock\(id\);/let _ = id;/'
 mutation 'a leave is told to nobody' join.rs \
-    's/self\.tell_all\(ItemKey::Member\(self\.me\)\);|frame\.extend\(self\.encode_item\(\&ItemKey::Member\(self\.me\)\)\);//'
+    's/self\.tell_all\(\&farewell\);|frame\.extend_from_slice\(\&farewell\);//'
 mutation 'a rival of the same name is ignored' merge.rs \
     's/alive\.generation >= generation \&\& alive\.address != self\.identity\.address/false/'
 
@@ -194,8 +194,8 @@ mutation 'who hears nobody is not stale' observer/session.rs \
 mutation 'an observer keeps its keys' observer/driver.rs \
     's/self\.ring\.send_replace\(Arc::new\(ring\)\);/drop(ring);/' "${observers[@]}" -- rotation
 
-mutation 'a withdrawal is told without what it is for' merge.rs \
-    's/self\.fresh\.succeed\(own, ItemKey::record\(rival, key\)\);/let _ = (own, rival);/'
+mutation 'a withdrawal is told without what it is for' spread.rs \
+    's/let mut bytes = self\.encode_successor\(\*place\);/let mut bytes = Vec::new();/'
 
 # Members that mean harm, and their links.
 mutation 'any counter of a member is heard' merge.rs \

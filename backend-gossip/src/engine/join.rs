@@ -55,6 +55,8 @@ pub(super) struct Leave {
     needed: usize,
     asked: BTreeMap<u64, u64>,
     confirmed: BTreeSet<u64>,
+    /// What the others are told.
+    farewell: Vec<u8>,
     done: bool,
 }
 
@@ -79,8 +81,8 @@ impl Engine {
         if self.leave.is_some() {
             return;
         }
-        if !self.user_events.fresh.is_empty() || self.fresh.hands_over() {
-            // What was sent just before is not lost, nor a key that was handed over.
+        if !self.user_events.fresh.is_empty() {
+            // What was sent just before is not lost.
             self.push(now);
         }
         self.members.change(self.me, &mut self.rng, |me| {
@@ -94,14 +96,16 @@ impl Engine {
         self.fresh.clear();
         self.user_events.queue.clear();
         let others = self.members.others().len();
+        let farewell = self.farewell();
+        self.tell_all(&farewell);
         self.leave = Some(Leave {
             deadline: now + self.config.leave_timeout,
             needed: others.min(LEAVE_CONFIRMATIONS),
             asked: BTreeMap::new(),
             confirmed: BTreeSet::new(),
+            farewell,
             done: false,
         });
-        self.tell_all_of_leave();
         self.announce_leave(now);
     }
 
@@ -203,6 +207,7 @@ impl Engine {
             return;
         }
         let (deadline, confirmed) = (leave.deadline, leave.confirmed.clone());
+        let farewell = leave.farewell.clone();
         // Suspects too: they may be there, and where all are suspect nobody else is left to tell.
         let open = |id: u64, member: &Member| member.is_present() && !confirmed.contains(&id);
         for id in self.members.sample(LEAVE_FANOUT, &mut self.rng, open) {
@@ -218,7 +223,7 @@ impl Engine {
                 digest,
             };
             let mut frame = self.frame(&[]);
-            frame.extend(self.farewell());
+            frame.extend_from_slice(&farewell);
             ping.encode(&mut frame);
             self.transmit(route, frame);
             if let Some(leave) = &mut self.leave {

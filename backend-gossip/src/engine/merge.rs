@@ -534,13 +534,11 @@ impl Engine {
         let own = self.registrations.get(key).map(|own| own.instance.clone());
         let rival =
             |newest: &&Offer| newest.owner != self.me && Some(&newest.instance) != own.as_ref();
-        if let Some(rival) = newest.filter(rival).map(|rival| rival.owner) {
+        if newest.filter(rival).is_some() {
             if let Some(registration) = self.registrations.get_mut(key) {
                 registration.superseded = true;
             }
             self.write(now, key, None);
-            let own = ItemKey::record(self.me, key);
-            self.fresh.succeed(own, ItemKey::record(rival, key));
             self.events.push_back(Event::Superseded(key.clone()));
         }
     }

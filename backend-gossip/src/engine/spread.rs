@@ -6,7 +6,7 @@
 //! datagram was lost or the owner ended over it. In a larger one a change goes to a few members, each of
 //! which forwards what is new to it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::items::{ItemKey, Place};
@@ -75,11 +75,6 @@ struct Frames {
 pub(super) struct Fresh {
     /// Of this member itself.
     own: BTreeSet<ItemKey>,
-    /// Of those, what was withdrawn for somebody's newer record, and that one: told alone, whoever hears
-    /// of the withdrawal first would show nobody under the key.
-    successors: BTreeMap<ItemKey, ItemKey>,
-    /// The newer records of the last push that told of any.
-    succeeded: Vec<ItemKey>,
     /// Heard from its owner, who tells the others as well.
     told: BTreeSet<ItemKey>,
     /// Heard from others.
@@ -96,8 +91,6 @@ impl Fresh {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             own: BTreeSet::new(),
-            successors: BTreeMap::new(),
-            succeeded: Vec::new(),
             told: BTreeSet::new(),
             passed: BTreeSet::new(),
             teller: None,
@@ -109,19 +102,8 @@ impl Fresh {
 
     pub(super) fn clear(&mut self) {
         self.own.clear();
-        self.successors.clear();
         self.told.clear();
         self.passed.clear();
-    }
-
-    /// Has an own record that is withdrawn told together with the one that it is withdrawn for.
-    pub(super) fn succeed(&mut self, own: ItemKey, successor: ItemKey) {
-        self.successors.insert(own, successor);
-    }
-
-    /// Whether withdrawals are to be told that wait for company.
-    pub(super) fn hands_over(&self) -> bool {
-        !self.successors.is_empty()
     }
 
     /// Answers whether its owner tells all.
@@ -303,15 +285,7 @@ impl Engine {
             return Some(ready);
         }
         let own = std::mem::take(&mut self.fresh.own);
-        let successors = std::mem::take(&mut self.fresh.successors);
-        if !successors.is_empty() {
-            self.fresh.succeeded = successors.values().copied().collect();
-        }
-        let frames = self.pack(own.iter().map(|key| {
-            let successor = successors.get(key);
-            let successor = successor.map_or_else(Vec::new, |key| self.encode_item(key));
-            [successor, self.encode_item(key)].concat()
-        }));
+        let frames = self.pack(&own);
         let sent = if self.tells_all() {
             let datagrams = self.push_to(&self.present_others(), &frames.datagrams, &[]);
             datagrams + self.push_to_few(&[], &frames.links)
@@ -332,7 +306,7 @@ impl Engine {
             return Some(ready);
         }
         let passed = std::mem::take(&mut self.fresh.passed);
-        let mut frames = self.pack_items(&passed);
+        let mut frames = self.pack(&passed);
         frames.datagrams.extend(self.pack_events(now));
         let sent = self.push_to_few(&frames.datagrams, &frames.links);
         self.fresh.for_others.spend(sent);
@@ -347,34 +321,40 @@ impl Engine {
             return;
         }
         let told = std::mem::take(&mut self.fresh.told);
-        let frames = self.pack_items(&told);
+        let frames = self.pack(&told);
         let mut targets = self.push_targets();
         targets.truncate(self.forward_fanout());
         let sent = self.push_to(&targets, &frames.datagrams, &frames.links);
         self.fresh.for_others.spend(sent);
     }
 
-    /// Tells each of the others at once that this member leaves, where members do so.
-    pub(super) fn tell_all_of_leave(&mut self) {
+    /// Tells each of the others a message of this member at once, where members do so.
+    pub(super) fn tell_all(&mut self, message: &[u8]) {
         if self.tells_all() {
             let mut frame = self.frame(&[]);
-            frame.extend(self.farewell());
+            frame.extend_from_slice(message);
             self.push_to(&self.present_others(), &[frame], &[]);
         }
     }
 
-    /// That this member has left; before that what somebody took over from it lately, as far as there is
-    /// room: what was told of it may come after.
+    /// That this member has left; before that, the newest of what others have taken over from it, as far
+    /// as there is room.
     pub(super) fn farewell(&self) -> Vec<u8> {
         let word = self.encode_item(&ItemKey::Member(self.me));
-        let spare = HEADER_BYTES + FAREWELL_SPARE_BYTES;
+        let spare = HEADER_BYTES + FAREWELL_SPARE_BYTES + word.len();
         let room = self.config.datagram_bytes.saturating_sub(spare);
+        let superseded = self.registrations.iter().filter(|(_, own)| own.superseded);
+        let mut withdrawn: Vec<_> = superseded
+            .filter_map(|(key, _)| Some((self.registry.find(self.me, key)?.version, key)))
+            .collect();
+        withdrawn.sort_unstable_by(|(a, _), (b, _)| b.cmp(a));
         let mut farewell = Vec::new();
-        for key in &self.fresh.succeeded {
-            let record = self.encode_item(key);
-            if farewell.len() + record.len() + word.len() <= room {
-                farewell.extend(record);
+        for (_, key) in withdrawn {
+            let handed_over = self.encode_item(&ItemKey::record(self.me, key));
+            if farewell.len() + handed_over.len() > room {
+                break;
             }
+            farewell.extend(handed_over);
         }
         farewell.extend(word);
         farewell
@@ -515,8 +495,28 @@ impl Engine {
                 };
                 message.to_bytes()
             }
-            ItemKey::Record(place) => self.encode_record(*place),
+            ItemKey::Record(place) => {
+                let mut bytes = self.encode_successor(*place);
+                bytes.extend(self.encode_record(*place));
+                bytes
+            }
         }
+    }
+
+    /// What else is offered under the key of a record that is withdrawn: told alone, whoever hears of the
+    /// withdrawal first would show nobody there.
+    fn encode_successor(&self, place: Place) -> Vec<u8> {
+        let Some(withdrawn) = self.registry.at(place).filter(|it| it.is_tombstone()) else {
+            return Vec::new();
+        };
+        let key = withdrawn.key();
+        let offers = self.registry.offers(key).iter();
+        let newest = offers
+            .filter(|offer| self.is_shown(offer.owner))
+            .max_by_key(|offer| offer.rank());
+        newest.map_or_else(Vec::new, |offer| {
+            self.encode_record(Place::of(offer.owner, key))
+        })
     }
 
     /// A record as a message; empty where it is gone.
@@ -542,15 +542,12 @@ impl Engine {
         self.config.retransmit_multiplier * members.log10().ceil() as u32
     }
 
-    fn pack_items(&self, keys: &BTreeSet<ItemKey>) -> Frames {
-        self.pack(keys.iter().map(|key| self.encode_item(key)))
-    }
-
-    /// Items, or some that belong together, packed into as few frames as they need: datagrams, and link
-    /// frames for those that fit no datagram.
-    fn pack(&self, encoded: impl Iterator<Item = Vec<u8>>) -> Frames {
+    /// Items packed into as few frames as they need: datagrams, and link frames for those that fit
+    /// no datagram.
+    fn pack(&self, keys: &BTreeSet<ItemKey>) -> Frames {
         let mut packed = Frames::default();
-        for bytes in encoded {
+        for key in keys {
+            let bytes = self.encode_item(key);
             if bytes.is_empty() {
                 continue;
             }

@@ -101,10 +101,10 @@ impl Ledger {
 
     /// Whether a process was told that somebody newer has its key, and somebody offers it.
     pub(crate) fn is_handed_over(&self, key: &InstanceKey, owner: ProcessId) -> bool {
-        self.offer(key, owner).is_some_and(|offer| offer.superseded)
-            && self
-                .claims(key)
-                .any(|(other, _)| self.is_offered(key, other))
+        let cluster = |process| self.life(process).map(|life| &life.cluster);
+        let offers = |(other, _)| self.is_offered(key, other) && cluster(other) == cluster(owner);
+        let superseded = self.offer(key, owner).is_some_and(|offer| offer.superseded);
+        superseded && self.claims(key).any(offers)
     }
 
     /// Everybody who ever offered a key, with the newest generation of that.
