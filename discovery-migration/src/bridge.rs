@@ -152,14 +152,22 @@ impl Bridge {
     /// withdrawn. Idempotent.
     ///
     /// # Errors
-    /// Where the target can't be heard and so isn't told: the mirrors end with its handle.
+    /// Where the target can't be heard and so isn't told: the mirrors end with its handle. Or
+    /// [`Internal`](ErrorKind::Internal), where the target's backend has panicked, and the bridge with it.
     pub async fn close(&self) -> Result<()> {
         let (reply, closed) = oneshot::channel();
-        // An error means that it has ended before.
-        if self.commands.send(reply).await.is_err() {
-            return Ok(());
+        // Where it has ended, the reply is dropped.
+        let _ = self.commands.send(reply).await;
+        match closed.await {
+            Ok(result) => result,
+            Err(_) if self.report().state == BridgeState::Closed => Ok(()),
+            Err(_) => Err(Error::new(
+                ErrorKind::Internal,
+                "the target's backend panicked: what it was told is not known",
+            )
+            .with_backend(BRIDGE)
+            .with_operation("close")),
         }
-        closed.await.unwrap_or(Ok(()))
     }
 
     /// Waits until it has ended: closed, [superseded](BridgeState::Superseded), or with its target.

@@ -114,6 +114,8 @@ struct Floor {
     shown: Arc<Instance>,
     /// Since when nobody lists it.
     left: Option<Instant>,
+    /// Since when it is shown without being listed, as it is on its way to a side.
+    crossed: Option<Instant>,
 }
 
 impl Merge {
@@ -372,27 +374,16 @@ impl Entry {
             }
         }
         if listed != Sides::NONE && !dropped {
-            floor.left = None;
+            (floor.left, floor.crossed) = (None, None);
             return Some(floor.shown.clone());
         }
-        let left = *floor.left.get_or_insert(now);
-        let waits = !dropped && now < left + LATE;
-        let floor = self.floor.as_ref().filter(|_| waits)?;
-        let is_on_its_way = self.crosses(floor, reads);
-        is_on_its_way.then(|| floor.shown.clone())
-    }
-
-    /// Whether one side has gone back from the floor, and the other one has yet to come to it: of two
-    /// owners that came at once the older one has won the first side, and the newer one isn't on the
-    /// second one yet.
-    fn crosses(&self, floor: &Floor, reads: Sides) -> bool {
-        let mut crossing = reads.iter().filter(|side| reads.has(side.other()));
-        crossing.any(|side| {
-            let [this, other] = [side, side.other()].map(|side| &self.sides[side.index()]);
-            let generation = this.listed_generation();
-            let went_back = generation.is_some_and(|it| it < floor.stamp.generation);
-            this.vouched && went_back && other.passed && !other.vouched
-        })
+        let crosses = !dropped && crosses(floor, &self.sides, reads, standing);
+        if crosses && now < *floor.crossed.get_or_insert(now) + LATE {
+            return Some(floor.shown.clone());
+        }
+        floor.crossed = None;
+        floor.left.get_or_insert(now);
+        None
     }
 
     /// What replaces the floor, where something does.
@@ -415,8 +406,8 @@ impl Entry {
         let keeps =
             |side: Side| standing[side.index()].is_live() && self.sides[side.index()].lists(floor);
         let is_kept = reads.iter().any(keeps);
-        let is_over = floor.left.is_some_and(|left| now >= left + LATE);
-        let is_kept = is_kept || (!is_over && self.crosses(floor, reads));
+        let is_over = floor.crossed.is_some_and(|crossed| now >= crossed + LATE);
+        let is_kept = is_kept || (!is_over && crosses(floor, &self.sides, reads, standing));
         let moved_on = |place: &&Place| !is_kept && place.vouched && !place.lists(floor);
         if let Some(next) = newest(&mut candidates().filter(moved_on)) {
             return Some(next);
@@ -429,7 +420,8 @@ impl Entry {
         let last = self.floor.as_ref().map(|floor| floor.stamp.generation);
         for place in &mut self.sides {
             let lists_last = place.listed.is_some() && place.listed_generation() == last;
-            place.passed |= lists_last;
+            let lists_next = place.listed_generation() == Some(next.generation());
+            place.passed = (place.passed || lists_last) && !lists_next;
             (place.vouched, place.dropped) = (false, None);
         }
         self.floor = Some(Floor {
@@ -437,6 +429,7 @@ impl Entry {
             content: next.plain.clone(),
             shown: next.plain.clone(),
             left: None,
+            crossed: None,
         });
     }
 
@@ -488,18 +481,17 @@ impl Entry {
     /// When it may change by itself. `trusted` is when the next side is believed again.
     fn deadline(&self, trusted: Option<Instant>, now: Instant) -> Option<Instant> {
         let floor = self.floor.as_ref()?;
-        let left = floor.left?;
-        let is_new = |place: &Place| place.lists(floor) && !place.vouched;
-        let waits =
-            self.sides.iter().any(is_new) || self.crosses(floor, Side::BOTH.into_iter().collect());
+        let waits = |place: &Place| place.lists(floor) && !place.vouched;
+        let waits = self.sides.iter().any(waits);
         let doubted = self
             .sides
             .iter()
             .any(|place| place.dropped.is_some_and(|it| it.decides));
         let due = [
-            Some(left + LATE).filter(|_| waits),
-            trusted.filter(|_| doubted),
-            Some(left + MEMORY),
+            floor.left.filter(|_| waits).map(|left| left + LATE),
+            trusted.filter(|_| doubted && floor.left.is_some()),
+            floor.left.map(|left| left + MEMORY),
+            floor.crossed.map(|crossed| crossed + LATE),
         ];
         due.into_iter().flatten().filter(|due| *due > now).min()
     }
@@ -511,6 +503,22 @@ impl Entry {
                 .as_ref()
                 .is_none_or(|floor| floor.left.is_some_and(|left| now >= left + MEMORY))
     }
+}
+
+/// Whether a side has gone back from the floor, while the other one is about to come to it: of two
+/// owners that came at once the older one has won this side, and the newer one isn't on the other yet.
+fn crosses(floor: &Floor, sides: &[Place; 2], reads: Sides, standing: [Standing; 2]) -> bool {
+    let crossed = |side: Side| {
+        let (this, other) = (&sides[side.index()], &sides[side.other().index()]);
+        let went_back = this.listed.as_ref().is_some_and(|listed| {
+            let is_owner = listed.is_direct() && listed.phase.is_some();
+            is_owner && listed.generation() < floor.stamp.generation
+        });
+        let awaits = other.passed && !other.vouched && standing[side.other().index()].is_live();
+        this.vouched && went_back && awaits
+    };
+    let both = reads.has(Side::Old) && reads.has(Side::New);
+    both && floor.left.is_none() && Side::BOTH.into_iter().any(crossed)
 }
 
 /// The sides that a selector's view is made of.

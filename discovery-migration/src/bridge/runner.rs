@@ -142,7 +142,7 @@ impl Runner {
                 () = tokio::time::sleep_until(next_look), if is_due => {}
                 Some(reply) = commands.recv(), if self.closing.is_none() => {
                     self.closing = Some(reply);
-                    self.leave();
+                    self.leave(self.is_superseded(&self.target.status()));
                     is_due = true;
                 }
             }
@@ -160,7 +160,7 @@ impl Runner {
             .look(&target, mirrors.map(|there| holder(there)), now);
         if self.is_superseded(&status) && self.state != BridgeState::Superseded {
             tracing::warn!(name = %self.member.id(), "another bridge of this name took over");
-            self.leave();
+            self.leave(true);
         }
         if self.leaving.is_none() {
             let state = match source.is_live() {
@@ -187,9 +187,9 @@ impl Runner {
     }
 
     /// Stops to take on anything, and waits for others to take over what there is.
-    fn leave(&mut self) {
+    fn leave(&mut self, superseded: bool) {
         self.leaving = Some(Instant::now());
-        self.state = match self.is_superseded(&self.target.status()) {
+        self.state = match superseded {
             true => BridgeState::Superseded,
             false => BridgeState::Leaving,
         };
@@ -211,7 +211,7 @@ impl Runner {
             BridgeState::Superseded if self.closing.is_none() => handover.max(self.ledger.hold()),
             _ => handover,
         };
-        now >= leaving + wait
+        now.saturating_duration_since(leaving) >= wait
     }
 
     /// Whether another bridge has registered under this one's name.
@@ -261,16 +261,14 @@ impl Runner {
     }
 
     fn take_in(&mut self, call: Result<Call, tokio::task::JoinError>) {
-        // A backend that panics ends the bridge: what it was told is not known any more.
-        let call = call.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
         match call {
-            Call::Job(job, result) => self.ledger.finish(&job, result, Instant::now()),
-            Call::Beat(state, result) => {
+            Ok(Call::Job(job, result)) => self.ledger.finish(&job, result, Instant::now()),
+            Ok(Call::Beat(state, result)) => {
                 self.beating = false;
                 let refused = result.is_err();
                 let status = self.target.status();
                 let own = status.registration(&self.member);
-                if own.is_some_and(Registration::is_registered) {
+                if !refused && own.is_some_and(Registration::is_registered) {
                     self.told = Some(state);
                 }
                 if !refused && state != self.state {
@@ -281,6 +279,12 @@ impl Runner {
                     tracing::warn!(%error, "the target refuses the registration of a bridge");
                 }
                 self.refused = refused;
+            }
+            Err(error) => {
+                // What a backend was told that panics is not known any more: the bridge ends as well.
+                if let Ok(panic) = error.try_into_panic() {
+                    std::panic::resume_unwind(panic);
+                }
             }
         }
     }

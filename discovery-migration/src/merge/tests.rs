@@ -359,17 +359,43 @@ fn an_older_owner_that_wins_one_side_before_the_newer_one_is_on_the_other_is_not
         // Both owners came at once, and each draws for itself there.
         bench.hears(Side::New, &[marked(10, 1)]);
         assert_eq!(bench.shows(), [(20, 2)]);
+        assert_eq!(bench.deadline(), Some(bench.now + LATE));
         if the_newer_comes {
+            bench.now += LATE / 2;
             bench.hears(Side::Old, &[marked(20, 1)]);
+            assert_eq!(bench.shows(), [(20, 2)]);
             bench.now += LATE;
             assert_eq!(bench.shows(), [(20, 2)]);
         } else {
             // It was overtaken there as well, or has ended.
-            assert_eq!(bench.deadline(), Some(bench.now + LATE));
             bench.now += LATE;
             assert_eq!(bench.shows(), [(10, 2)]);
+            bench.hears(Side::New, &[]);
+            assert_eq!(bench.shows(), [(10, 2)], "the other side lists it");
         }
     }
+}
+
+#[test]
+fn who_has_ended_is_not_taken_for_one_that_is_on_its_way() {
+    let before = || {
+        let mut bench = bench(Phase::BothReadMerged);
+        bench.hears(Side::Old, &[marked(10, 1)]);
+        bench.hears(Side::New, &[marked(10, 1)]);
+        bench.hears(Side::New, &[marked(20, 1)]);
+        assert_eq!(bench.shows(), [(20, 2)]);
+        bench
+    };
+    let mut ended = before();
+    ended.hears(Side::New, &[]);
+    assert_eq!(ended.shows(), []);
+    ended.hears(Side::New, &[marked(10, 1)]);
+    assert_eq!(ended.shows(), [(10, 2)]);
+    // Nor is one waited for on a side that can't be heard.
+    let mut lost = before();
+    lost.loses(Side::Old);
+    lost.hears(Side::New, &[marked(10, 1)]);
+    assert_eq!(lost.shows(), [(10, 2)]);
 }
 
 #[test]

@@ -3,8 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings_api::{Discovery, DiscoveryExt, ErrorKind, Health, Instance, MemoryRegistry};
-use tidings_migration::{BRIDGES, BridgeOptions, BridgeState, Migration, Phase, Skip};
+use async_trait::async_trait;
+use tidings_api::{
+    Discovery, DiscoveryExt, ErrorKind, Health, Instance, InstanceKey, MemoryDiscovery,
+    MemoryRegistry, Removal, Result, Selector, Status, Watch,
+};
+use tidings_migration::{BRIDGES, Bridge, BridgeOptions, BridgeState, Migration, Phase, Skip};
 
 use crate::{Process, Recording, client, ids, key, named, pass, plain, shows, web};
 
@@ -429,4 +433,49 @@ async fn a_migration_that_reads_both_sides_sees_one_instance() {
     shows(&seen, &[]).await;
     pass(10 * SECOND).await;
     assert!(seen.view().is_empty());
+}
+
+/// A backend with a defect: it panics where `web/a` is registered.
+#[derive(Debug)]
+struct Panicking(MemoryDiscovery);
+
+#[async_trait]
+impl Discovery for Panicking {
+    async fn register(&self, instance: Instance) -> Result<InstanceKey> {
+        assert!(*instance.key() != key("a"), "a defect");
+        self.0.register(instance).await
+    }
+
+    async fn deregister(&self, key: &InstanceKey) -> Result<Removal> {
+        self.0.deregister(key).await
+    }
+
+    async fn watch(&self, selector: Selector) -> Result<Watch> {
+        self.0.watch(selector).await
+    }
+
+    async fn health(&self, key: &InstanceKey, health: Health) -> Result<()> {
+        self.0.health(key, health).await
+    }
+
+    fn status(&self) -> Status {
+        self.0.status()
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.0.close().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_ends_with_a_backend_that_panics_and_says_so() {
+    let (source, target) = registries();
+    let owner = source.connect();
+    owner.register(web("a")).await.unwrap();
+    let to = Arc::new(Panicking(target.connect()));
+    let bridge = Bridge::start(Arc::new(source.connect()), to, named("b")).await;
+    let bridge = bridge.unwrap();
+    bridge.ended().await;
+    let error = bridge.close().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Internal, "{error:?}");
 }
