@@ -37,8 +37,8 @@
 //! target under the service [`BRIDGES`](crate::BRIDGES), with a number that it raises all the
 //! time; each mirror falls to one of them by rendezvous hashing. One whose number stands still for
 //! a quarter of the target's `crashed` bound, at least 0.5 and at most 5 s, counts as silent, and the
-//! others take its mirrors over while its lease still holds them. A mirror is handed over by the new holder registering it; the
-//! former one learns that it was superseded, and lets go.
+//! others take its mirrors over while its lease still holds them. A mirror is handed over by the new
+//! holder registering it; the former one learns that it was superseded, and lets go.
 //!
 //! A target that notices a crash faster than that (gossip does, of a killed process) drops the mirrors
 //! before anybody takes them over; they come back within its `visible` bound.

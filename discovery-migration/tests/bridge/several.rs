@@ -53,6 +53,17 @@ impl Scene {
         Process::with(Arc::new(from), Arc::new(to), named(name)).await
     }
 
+    /// A bridge that mirrors everything, everything that is seen from then on, and a deaf one that has
+    /// taken its name.
+    async fn succession(&self) -> (Process, Recording, Process) {
+        let older = self.bridge("same").await;
+        older.mirrors(MANY).await;
+        let recording = Recording::start(&self.seen);
+        let newer = self.deaf_bridge("same").await;
+        older.is_superseded().await;
+        (older, recording, newer)
+    }
+
     /// Waits until the bridges mirror everything between them, and nothing twice.
     async fn is_shared(&self, bridges: &[&Process]) {
         let shared = async {
@@ -268,11 +279,7 @@ async fn one_that_leaves_does_not_take_its_name_back() {
 #[tokio::test(start_paused = true)]
 async fn one_that_was_superseded_waits_for_its_successor_when_it_is_closed() {
     let scene = Scene::new().await;
-    let older = scene.bridge("same").await;
-    older.mirrors(MANY).await;
-    let recording = Recording::start(&scene.seen);
-    let newer = scene.deaf_bridge("same").await;
-    older.is_superseded().await;
+    let (older, recording, newer) = scene.succession().await;
     let restored = async {
         pass(SECOND).await;
         newer.from.restore();
@@ -286,11 +293,7 @@ async fn one_that_was_superseded_waits_for_its_successor_when_it_is_closed() {
 #[tokio::test(start_paused = true)]
 async fn one_whose_successor_does_not_hear_the_source_goes_on() {
     let scene = Scene::new().await;
-    let older = scene.bridge("same").await;
-    older.mirrors(MANY).await;
-    let recording = Recording::start(&scene.seen);
-    let newer = scene.deaf_bridge("same").await;
-    older.is_superseded().await;
+    let (older, recording, newer) = scene.succession().await;
     pass(60 * SECOND).await;
     scene.owner.deregister(&key("7")).await.unwrap();
     older.mirrors(MANY - 1).await;
