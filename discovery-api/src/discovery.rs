@@ -33,9 +33,10 @@ use crate::{Health, Instance, InstanceKey, Result, Selector, ServiceName, Status
 /// * **REG-4** Nobody else's retry loop may bring back what was deregistered, and an old owner's
 ///   session ending may not remove what a newer generation registered under the same key.
 /// * **REG-5** Two live owners of one key: the newer generation wins on every watcher; the older
-///   one learns it (`Superseded`) and stops. No ping-pong. Calling `register` again on the
-///   superseded handle is a new, newer registration. A [mirror](crate::Instance::is_mirror) is
-///   older than every owner: registered where there is one, it is `Superseded` from the start.
+///   one learns it (`Superseded`) and stops. No ping-pong, and no view without the key between the
+///   two. Calling `register` again on the superseded handle is a new, newer registration. A
+///   [mirror](crate::Instance::is_mirror) is older than every owner: registered where there is one,
+///   it is `Superseded` from the start.
 /// * **REG-6** `deregister` is idempotent and says whether there was anything to remove. When it
 ///   returns, watchers on the same handle no longer see the instance, and everyone else sees it
 ///   leave within the backend's `removed` bound. It removes only what this handle registered.

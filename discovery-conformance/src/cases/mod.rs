@@ -34,6 +34,7 @@ macro_rules! for_each_case {
             reg_4_an_older_owner_that_crashes_takes_nothing_along
             reg_5_the_newer_owner_wins_everywhere
             reg_5_registering_again_takes_over_again
+            reg_5_a_key_is_never_missing_between_two_owners
             reg_5_an_owner_learns_of_a_takeover_in_its_outage
             reg_6_deregister_says_whether_there_was_anything
             reg_6_deregistered_is_gone_at_once_on_the_same_handle

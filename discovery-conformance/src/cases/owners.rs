@@ -62,6 +62,42 @@ pub(super) async fn reg_5_registering_again_takes_over_again(bed: &Bed) -> Outco
     a.is_registered(&key).await
 }
 
+pub(super) async fn reg_5_a_key_is_never_missing_between_two_owners(bed: &Bed) -> Outcome {
+    const HANDOVERS: usize = 20;
+    let [a, b, c] = bed.nodes().await?;
+    let seen = bed.record(&[&a, &b, &c]).await?;
+    a.register(web("key", 0)).await?;
+    sees(bed, &a, &seen, 0).await?;
+    let before = seen.mark();
+    let limit = bed.limit(a.bounds().visible);
+    for number in 1..=HANDOVERS {
+        let (newer, its_own) = match number % 2 {
+            0 => (&a, &seen[0]),
+            _ => (&b, &seen[1]),
+        };
+        // As soon as it knows whom it follows: the others may be handovers behind.
+        let is_next = |view: &View| number_in(view, "key") == Some(number - 1);
+        its_own.wait("whom it follows", limit, is_next).await?;
+        newer.register(web("key", number)).await?;
+    }
+    sees(bed, &a, &seen, HANDOVERS).await?;
+    for node in [&a, &b] {
+        bed.marker(node, &seen).await?;
+    }
+    for (recording, mark) in seen.since(&before) {
+        let views = recording.views(mark);
+        let missing = views.iter().filter(|view| number_in(view, "key").is_none());
+        let missing = missing.count();
+        ensure!(
+            bed,
+            missing == 0,
+            "{missing} of {} views have no owner of a key that always has one",
+            views.len()
+        );
+    }
+    Ok(())
+}
+
 pub(super) async fn reg_5_an_owner_learns_of_a_takeover_in_its_outage(bed: &Bed) -> Outcome {
     let [a, b, c] = bed.nodes().await?;
     let seen = bed.record(&[&a, &b, &c]).await?;

@@ -61,6 +61,8 @@ pub(crate) enum Flaw {
     WaitsForReaders,
     /// Shows the view before once more after each view.
     GoesBack,
+    /// Takes a key from one owner before showing it with the next.
+    GapsBetweenOwners,
     /// An outage is shown as empty.
     EmptyInAnOutage,
     /// The end of an outage starts from nothing.

@@ -62,6 +62,8 @@ flaws! {
         FightsBack, "that handle B is the owner";
     reg_5_registering_again_takes_over_again:
         GivesUpForEver, "that handle A is the owner";
+    reg_5_a_key_is_never_missing_between_two_owners:
+        GapsBetweenOwners, "have no owner of a key that always has one";
     reg_5_an_owner_learns_of_a_takeover_in_its_outage:
         RegistersEverythingAgain, "is superseded; seen: Some(Registered)";
     reg_6_deregister_says_whether_there_was_anything:

@@ -24,6 +24,7 @@ impl Flaw {
                 | Self::UnknownIsEmpty
                 | Self::DropsRoundNumbers
                 | Self::GoesBack
+                | Self::GapsBetweenOwners
                 | Self::EmptyInAnOutage
                 | Self::FlapsOnReturn
                 | Self::EmptyIsUnknown
@@ -124,6 +125,15 @@ impl Distortion {
                     self.publish(&last);
                     sleep(A_WHILE / 50).await;
                 }
+            }
+            Flaw::GapsBetweenOwners => {
+                let last = self.last.take();
+                let is_taken_over = |instance: &Arc<Instance>| {
+                    let before = last.as_ref().and_then(|last| last.get(instance.key()));
+                    before.is_some_and(|before| before.generation() != instance.generation())
+                };
+                let kept = view.iter().filter(|it| !is_taken_over(it)).cloned();
+                self.feed.publish(kept.collect(), view.freshness().clone());
             }
             _ => {}
         }

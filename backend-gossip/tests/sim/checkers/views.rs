@@ -153,9 +153,9 @@ impl NoResurrection {
         }
         for (instance, stamp) in stamped(before) {
             // Another owner's instance may stand in its place.
-            let vacant = after.iter().all(|other| other.key() != instance.key());
             let known = !self.absent.contains(&(process, stamp.owner));
-            if vacant && known && ledger.is_withdrawn(instance.key(), stamp) {
+            if !shows(after, instance.key()) && known && ledger.is_withdrawn(instance.key(), stamp)
+            {
                 let key = (process, instance.key().clone(), stamp.owner);
                 let gone = self.gone.entry(key).or_default();
                 *gone = stamp.turn.max(*gone);
@@ -265,8 +265,7 @@ impl Checker for NoFlapInCalm {
             return Ok(());
         };
         let handed_over = stamped(before).filter(|(instance, stamp)| {
-            ledger.is_handed_over(instance.key(), stamp.owner)
-                && after.iter().all(|other| other.key() != instance.key())
+            ledger.is_handed_over(instance.key(), stamp.owner) && !shows(after, instance.key())
         });
         match vanished(ledger, before, after).chain(handed_over).next() {
             Some((instance, _)) => Err(format!(
@@ -354,8 +353,13 @@ fn vanished<'a>(
         let key = instance.key();
         ledger.is_offered(key, stamp.owner)
             && !ledger.is_withdrawn(key, *stamp)
-            && after.iter().all(|other| other.key() != key)
+            && !shows(after, key)
     })
+}
+
+/// Whether a view has a key, whoever its owner.
+fn shows(view: &[Arc<Instance>], key: &InstanceKey) -> bool {
+    view.iter().any(|instance| instance.key() == key)
 }
 
 fn list(view: &[Arc<Instance>]) -> String {
