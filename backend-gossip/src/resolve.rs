@@ -1,6 +1,6 @@
 //! From the seeds' names to their addresses, over and over.
 
-use std::fmt;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,17 +9,19 @@ use std::time::Duration;
 use tidings_api::{Address, Host};
 use tokio::net::lookup_host;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, warn};
 
 /// How long one name may take: a resolver that asks its second server after 5 s still gets there.
-/// A name that takes longer doesn't hold up the others.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long the seeds that have resolved wait for the others, to be told in one and in the order
+/// configured.
+const PATIENCE: Duration = Duration::from_millis(300);
 /// Pauses between tries while no name resolves: doubled each time, jittered by up to a quarter.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_LAST: Duration = Duration::from_secs(30);
 
-/// What one round of resolving came to.
+/// What a round of resolving has come to, at its end or so far.
 #[derive(Debug, Default)]
 pub(crate) struct Resolution {
     /// All addresses of all seeds that resolved, each once, in the order configured.
@@ -32,18 +34,28 @@ pub(crate) struct Resolution {
 #[derive(Debug)]
 pub(crate) struct Seeds {
     seeds: Arc<[Address]>,
-    round: JoinSet<Resolution>,
+    /// The round: a lookup for each seed.
+    lookups: JoinSet<(usize, Found)>,
+    /// What came of those that have ended, by seed.
+    found: BTreeMap<usize, Found>,
+    /// When what there is will be told although lookups are under way.
+    patience: Option<Instant>,
     failed_rounds: u32,
     /// The seeds that the last round found no address for, so that each is warned of once.
     failing: Vec<Address>,
     problem: Option<Arc<str>>,
 }
 
+/// The addresses of a seed, or why there are none.
+type Found = Result<Vec<SocketAddr>, String>;
+
 impl Seeds {
     pub(crate) fn new(seeds: Vec<Address>) -> Self {
         Self {
             seeds: seeds.into(),
-            round: JoinSet::new(),
+            lookups: JoinSet::new(),
+            found: BTreeMap::new(),
+            patience: None,
             failed_rounds: 0,
             failing: Vec::new(),
             problem: None,
@@ -59,12 +71,26 @@ impl Seeds {
         self.resolve_after(Duration::ZERO);
     }
 
-    /// Waits for the round's end; for ever while there is none. Cancel-safe.
+    /// Waits for the round's end, or for what it has found when some names take long; for ever while
+    /// there is none. Cancel-safe.
     pub(crate) async fn resolved(&mut self) -> Resolution {
-        match self.round.join_next().await {
-            Some(Ok(resolution)) => self.finish(resolution),
-            Some(Err(error)) => self.finish(Resolution::failed(&self.seeds, &error)),
-            None => std::future::pending().await,
+        loop {
+            let is_late = self.patience.filter(|_| self.has_found());
+            let late = sleep_until(is_late.unwrap_or_else(Instant::now));
+            tokio::select! {
+                Some(ended) = self.lookups.join_next() => {
+                    // A lookup that panics is one that found nothing: the end of the round says so.
+                    self.found.extend(ended.ok());
+                    if self.lookups.is_empty() {
+                        return self.finish();
+                    }
+                }
+                () = late, if is_late.is_some() => {
+                    self.patience = None;
+                    return self.so_far();
+                }
+                else => return std::future::pending().await,
+            }
         }
     }
 
@@ -74,18 +100,44 @@ impl Seeds {
     }
 
     fn resolve_after(&mut self, pause: Duration) {
-        if self.seeds.is_empty() || !self.round.is_empty() {
+        if !self.lookups.is_empty() {
             return;
         }
-        let seeds = self.seeds.clone();
-        self.round.spawn(async move {
-            sleep(pause).await;
-            Resolution::of(&seeds).await
-        });
+        self.patience = Some(Instant::now() + pause + PATIENCE);
+        for (at, seed) in self.seeds.iter().cloned().enumerate() {
+            self.lookups.spawn(async move {
+                sleep(pause).await;
+                (at, lookup(&seed).await.map_err(|error| error.to_string()))
+            });
+        }
+    }
+
+    fn has_found(&self) -> bool {
+        self.found.values().any(Result::is_ok)
+    }
+
+    fn so_far(&self) -> Resolution {
+        let mut resolution = Resolution::default();
+        for (at, found) in &self.found {
+            match found {
+                Ok(addresses) => resolution.add(addresses),
+                Err(reason) => {
+                    let failed = (self.seeds[*at].clone(), reason.clone());
+                    resolution.failures.push(failed);
+                }
+            }
+        }
+        resolution
     }
 
     /// Notes what came of a round. One without any address is followed by the next after a pause.
-    fn finish(&mut self, resolution: Resolution) -> Resolution {
+    fn finish(&mut self) -> Resolution {
+        for at in 0..self.seeds.len() {
+            let lost = || Err("its lookup ended without a word".to_owned());
+            self.found.entry(at).or_insert_with(lost);
+        }
+        let resolution = self.so_far();
+        self.found.clear();
         for (seed, reason) in &resolution.failures {
             if self.failing.contains(seed) {
                 debug!(%seed, reason, "seed still can't be resolved");
@@ -115,37 +167,10 @@ impl Seeds {
 }
 
 impl Resolution {
-    async fn of(seeds: &Arc<[Address]>) -> Self {
-        let mut lookups = JoinSet::new();
-        for (at, seed) in seeds.iter().cloned().enumerate() {
-            lookups.spawn(async move { (at, lookup(&seed).await) });
-        }
-        let mut found = lookups.join_all().await;
-        found.sort_by_key(|(at, _)| *at);
-        let mut resolution = Self::default();
-        for (at, found) in found {
-            match found {
-                Ok(addresses) => resolution.add(addresses),
-                Err(error) => resolution
-                    .failures
-                    .push((seeds[at].clone(), error.to_string())),
-            }
-        }
-        resolution
-    }
-
-    fn failed(seeds: &Arc<[Address]>, reason: &dyn fmt::Display) -> Self {
-        let failed = |seed: &Address| (seed.clone(), reason.to_string());
-        Self {
-            addresses: Vec::new(),
-            failures: seeds.iter().map(failed).collect(),
-        }
-    }
-
-    fn add(&mut self, addresses: Vec<SocketAddr>) {
+    fn add(&mut self, addresses: &[SocketAddr]) {
         for address in addresses {
-            if !self.addresses.contains(&address) {
-                self.addresses.push(address);
+            if !self.addresses.contains(address) {
+                self.addresses.push(*address);
             }
         }
     }
@@ -216,6 +241,24 @@ mod tests {
         assert_eq!(seeds.problem(), None);
         let next = timeout(Duration::from_millis(20), seeds.resolved()).await;
         assert!(next.is_err(), "a second round without being asked for");
+    }
+
+    #[tokio::test]
+    async fn a_name_that_takes_long_holds_up_nobody() {
+        let mut seeds = seeds(&["127.0.0.1:3", "slow.internal:4"]);
+        seeds.lookups.spawn(std::future::pending());
+        seeds.lookups.spawn(async {
+            (
+                0,
+                lookup(&"127.0.0.1:3".parse().unwrap())
+                    .await
+                    .map_err(|_| String::new()),
+            )
+        });
+        seeds.patience = Some(Instant::now() + PATIENCE);
+        assert_eq!(resolved(&mut seeds).await, ["127.0.0.1:3"]);
+        let told_again = timeout(PATIENCE, seeds.resolved()).await;
+        assert!(told_again.is_err(), "the same once more");
     }
 
     #[test]
