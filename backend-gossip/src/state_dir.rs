@@ -170,7 +170,7 @@ impl StateDir {
             self.unwritten = true;
         }
         // Before that the engine knows less than the file.
-        if std::mem::take(&mut self.stale) && engine.is_joined() {
+        if engine.is_joined() && std::mem::take(&mut self.stale) {
             let (members, lost) = self.saved.kept_of(&Found::by(engine));
             self.unwritten |= (&members, &lost) != (&self.saved.members, &self.saved.lost);
             (self.saved.members, self.saved.lost) = (members, lost);

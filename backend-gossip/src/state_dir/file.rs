@@ -17,7 +17,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tidings_api::{Error, Result};
 use tracing::warn;
@@ -101,6 +101,9 @@ impl StateFile {
     /// Replaces the file: whoever reads it finds the old text or the new one, also after a loss of
     /// power. The generation never goes back, whoever else has written it.
     pub(super) fn write(&self, saved: &Saved) -> io::Result<()> {
+        // The last write of a handle that was closed may still be under way when the next one starts.
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let found = self.try_read().map_or(0, |found| found.generation);
         let text = self.format(saved, saved.generation.max(found));
         let beside = self.path.with_extension("state.new");
