@@ -202,13 +202,14 @@ impl Query {
     /// [`Closed`](tidings_api::ErrorKind::Closed).
     pub async fn answer(self, answer: impl Into<Arc<[u8]>>) -> Result<()> {
         let answer = payload(answer)?;
-        if self.reply.said.swap(true, Ordering::Relaxed) {
-            return Ok(());
-        }
         let closed = || Error::closed().with_backend(BACKEND);
         let commands = self.reply.commands.upgrade().ok_or_else(closed)?;
-        let command = Command::Answer(self.asked.key, Some(answer));
-        commands.send(command).await.map_err(|_| closed())
+        // Before it counts as said: a call that is dropped while it waits for room has said nothing.
+        let room = commands.reserve().await.map_err(|_| closed())?;
+        if !self.reply.said.swap(true, Ordering::Relaxed) {
+            room.send(Command::Answer(self.asked.key, Some(answer)));
+        }
+        Ok(())
     }
 }
 
@@ -289,6 +290,16 @@ impl QueryHub {
         }
     }
 
+    /// Ends the queries that nobody waits for any more.
+    pub(crate) fn end_dropped(&mut self, engine: &mut Engine) {
+        let dropped = self
+            .open
+            .extract_if(.., |_, query| query.updates.is_closed());
+        for (id, _) in dropped {
+            engine.end_query(id);
+        }
+    }
+
     pub(crate) fn end(&mut self, id: u64, outcomes: Vec<(Arc<str>, Outcome)>) {
         if let Some(open) = self.open.remove(&id) {
             let _ = open.report.send(QueryReport {
@@ -320,7 +331,7 @@ impl QueryHub {
         let Some(commands) = self.commands.clone() else {
             return;
         };
-        let reply = Arc::new(ReplyOnce {
+        let mut reply = Arc::new(ReplyOnce {
             key: asked.key,
             commands,
             said: AtomicBool::new(false),
@@ -329,8 +340,10 @@ impl QueryHub {
             let (asked, reply) = (asked.clone(), reply.clone());
             let _ = reader.try_send(Query { asked, reply });
         }
-        if Arc::strong_count(&reply) == 1 {
-            reply.said.store(true, Ordering::Relaxed);
+        // Who had it may have answered already, and let go of it.
+        if let Some(reply) = Arc::get_mut(&mut reply)
+            && !std::mem::replace(reply.said.get_mut(), true)
+        {
             engine.answer_query(now, asked.key, None);
         }
     }

@@ -9,6 +9,7 @@ use crate::wire::limits::{
     COUNTER_MAX, EVENT_BYTES_MAX, EVENT_BYTES_PER_SENDER_MAX, EVENT_CLAIMS_MAX,
     EVENT_STRANGERS_MAX, PAYLOAD_BYTES_MAX, QUERIES_HEARD_MAX, QUERIES_OPEN_MAX,
 };
+use crate::wire::message::{Accuse, Verdict};
 use crate::wire::queries::{Answer, Query, Word};
 use crate::wire::user_events::{Head, Place, Streams, UserEvent as Wire};
 
@@ -220,6 +221,204 @@ fn what_is_missing_before_an_event_is_asked_for_at_once() {
 }
 
 #[test]
+fn what_is_behind_a_hole_is_told_when_nobody_is_left_to_fill_it() {
+    let start = Instant::now();
+    let mut engine = with_members(start);
+    for sequence in [1, 3] {
+        let event = event("m2", 100, sequence, 1);
+        engine.handle_datagram(start, address(2), &frame("m2", &[event]));
+    }
+    let left = Message::Accuse(Accuse {
+        member: testing::id(2),
+        generation: 100,
+        incarnation: 0,
+        verdict: Verdict::Left,
+        accusers: Vec::new(),
+        refused: 0,
+    });
+    engine.handle_datagram(start, address(2), &frame("m2", &[left]));
+    run(&mut engine, start + Duration::from_secs(60));
+    assert_eq!(told(&mut engine), ["1", "missed 1", "3"]);
+}
+
+#[test]
+fn what_is_behind_a_hole_is_told_when_its_sender_has_started_anew() {
+    let now = Instant::now();
+    let mut engine = with_members(now);
+    for sequence in [1, 3] {
+        let event = event("m2", 100, sequence, 1);
+        engine.handle_datagram(now, address(2), &frame("m2", &[event]));
+    }
+    engine.user_events.claims.clear();
+    engine.handle_datagram(now, address(2), &frame("m2", &[event("m2", 101, 1, 1)]));
+    assert_eq!(told(&mut engine), ["1", "missed 1", "3", "1"]);
+}
+
+#[test]
+fn who_has_just_joined_has_missed_nothing_before() {
+    let now = Instant::now();
+    let mut engine = Engine::new(now, identity(1), EngineConfig::default(), 1);
+    engine.handle_seeds(now, &[address(3)]);
+    for at in 2..4 {
+        meet(&mut engine, now, at, Features::OURS);
+    }
+    engine.handle_link(
+        now,
+        LinkId(1),
+        &frame("m3", &[Message::SyncDone { digest: 0 }]),
+    );
+    // Another that has just started is the first to answer.
+    engine.compare_streams(now, testing::id(2));
+    let head = Message::Streams(Streams::Some(vec![Head {
+        stream: testing::id(3),
+        generation: 100,
+        oldest: 11,
+        newest: 10,
+    }]));
+    engine.handle_link(now, LinkId(1), &frame("m3", &[head]));
+    assert_eq!(told(&mut engine), Vec::<String>::new());
+    engine.handle_datagram(now, address(3), &frame("m3", &[event("m3", 100, 11, 1)]));
+    assert_eq!(told(&mut engine), ["11"]);
+}
+
+#[test]
+fn who_leaves_waits_until_somebody_has_what_it_sent_last() {
+    let now = Instant::now();
+    let mut engine = with_members(now);
+    sent(&mut engine);
+    let name = ServiceName::new("deploy").unwrap();
+    engine.send_event(now, name, vec![7; 30_000].into());
+    engine.handle_timeout(now);
+    sent(&mut engine);
+    engine.leave(now);
+    let ours = digest_of(&engine, now);
+    let own_head = engine.user_events.streams.head(engine.me).unwrap();
+    let asked: Vec<_> = pings(&sent(&mut engine)).collect();
+    assert_eq!(asked.len(), 3, "{asked:?}");
+    for (to, sequence, messages) in &asked {
+        let told = messages.contains(&Message::Streams(Streams::Some(vec![own_head])));
+        assert!(told, "{messages:?}");
+        // Everybody knows that it leaves, and nobody has the event.
+        engine.handle_datagram(now, *to, &ack(*to, *sequence, 0));
+    }
+    assert!(!has_left(&mut engine));
+    let want = Message::Streams(Streams::Want(vec![Place {
+        stream: engine.me,
+        generation: 100,
+        after: 0,
+    }]));
+    engine.handle_datagram(now, address(2), &frame("m2", std::slice::from_ref(&want)));
+    assert_eq!(sent(&mut engine), [], "an address may be anybody's claim");
+    engine.handle_link(now, LinkId(1), &frame("m2", &[want]));
+    let given: usize = sent(&mut engine).iter().map(|sent| sent.frame.len()).sum();
+    assert!(given > 30_000, "{given} bytes");
+    // It asks until somebody says that it has it.
+    let later = now + Duration::from_millis(60);
+    engine.handle_timeout(later);
+    let (to, sequence, _) = pings(&sent(&mut engine)).next().expect("nobody is asked");
+    engine.handle_datagram(later, to, &ack(to, sequence, ours));
+    assert!(has_left(&mut engine));
+}
+
+#[test]
+fn who_has_sent_nothing_lately_leaves_as_soon_as_that_is_confirmed() {
+    let now = Instant::now();
+    let mut engine = with_members(now);
+    let name = ServiceName::new("deploy").unwrap();
+    engine.send_event(now, name, vec![7; 100].into());
+    sent(&mut engine);
+    let later = now + Duration::from_secs(11);
+    engine.leave(later);
+    for (to, sequence, messages) in pings(&sent(&mut engine)).collect::<Vec<_>>() {
+        let said = |message: &Message| matches!(message, Message::Streams(_));
+        assert!(!messages.iter().any(said), "{messages:?}");
+        engine.handle_datagram(later, to, &ack(to, sequence, 0));
+    }
+    assert!(has_left(&mut engine));
+}
+
+#[test]
+fn who_leaves_is_asked_for_what_it_sent_last() {
+    let now = Instant::now();
+    let mut engine = with_members(now);
+    sent(&mut engine);
+    let head = Message::Streams(Streams::Some(vec![Head {
+        stream: testing::id(2),
+        generation: 100,
+        oldest: 1,
+        newest: 2,
+    }]));
+    let left = Message::Accuse(Accuse {
+        member: testing::id(2),
+        generation: 100,
+        incarnation: 0,
+        verdict: Verdict::Left,
+        accusers: Vec::new(),
+        refused: 0,
+    });
+    engine.handle_datagram(now, address(2), &frame("m2", &[left]));
+    engine.handle_datagram(now, address(2), &frame("m2", &[head]));
+    engine.handle_timeout(now);
+    let asked = sent(&mut engine);
+    let link = asked
+        .iter()
+        .find(|sent| sent.route == Route::Link(address(2)));
+    assert!(link.is_some(), "{asked:?}");
+}
+
+/// What is asked of whom, with all messages of the frame.
+fn pings(sent: &[Transmit]) -> impl Iterator<Item = (SocketAddr, u64, Vec<Message>)> + '_ {
+    sent.iter().filter_map(|sent| {
+        let Route::Datagram(to) = sent.route else {
+            return None;
+        };
+        let messages = messages(&sent.frame);
+        let sequence = messages.iter().find_map(|message| match message {
+            Message::Ping { sequence, .. } => Some(*sequence),
+            _ => None,
+        })?;
+        Some((to, sequence, messages))
+    })
+}
+
+fn messages(frame: &[u8]) -> Vec<Message> {
+    let mut reader = Reader::new(frame);
+    Header::decode(&mut reader).unwrap();
+    let next = || (!reader.is_empty()).then(|| Message::decode(&mut reader).unwrap().unwrap());
+    std::iter::from_fn(next).collect()
+}
+
+/// The answer of the member at an address to a ping, with its digest of streams.
+fn ack(from: SocketAddr, sequence: u64, streams: u32) -> Vec<u8> {
+    let at = (2..5).find(|at| address(*at) == from).unwrap();
+    let digest = Message::Streams(Streams::Digest(streams));
+    let ack = Message::Ack {
+        sequence,
+        digest: 0,
+    };
+    frame(&testing::name(at), &[digest, ack])
+}
+
+fn digest_of(engine: &Engine, now: Instant) -> u32 {
+    match engine.digest_of_streams(now) {
+        Some(Message::Streams(Streams::Digest(digest))) => digest,
+        _ => 0,
+    }
+}
+
+fn has_left(engine: &mut Engine) -> bool {
+    std::iter::from_fn(|| engine.poll_event()).any(|event| matches!(event, Event::Left))
+}
+
+/// Lets an engine do what is due, and lose what it sends.
+fn run(engine: &mut Engine, until: Instant) {
+    while let Some(due) = engine.poll_timeout().filter(|due| *due <= until) {
+        engine.handle_timeout(due);
+        sent(engine);
+    }
+}
+
+#[test]
 fn what_is_announced_in_the_name_of_a_member_from_elsewhere_is_not_followed() {
     let now = Instant::now();
     let mut engine = with_members(now);
@@ -265,6 +464,9 @@ fn an_exchange_of_streams_by_datagram_is_not_answered() {
         heads: Vec::new(),
     });
     engine.handle_link(now, LinkId(1), &frame("m2", &vec![all; 1_000]));
+    assert!(sent(&mut engine).len() < 5);
+    let parts = Message::Streams(Streams::Parts(Vec::new()));
+    engine.handle_link(now, LinkId(1), &frame("m2", &vec![parts; 1_000]));
     assert!(sent(&mut engine).len() < 5);
 }
 
@@ -392,6 +594,40 @@ fn a_large_query_is_on_its_way_to_a_few_at_a_time() {
     }
     let next = asked(&mut engine);
     assert!((3..=4).contains(&next.len()), "{next:?}");
+}
+
+#[test]
+fn who_says_nothing_keeps_nobody_from_being_asked() {
+    let mut now = Instant::now();
+    let mut engine = engine(now, 1);
+    for at in 2..60 {
+        meet(&mut engine, now, at, Features::OURS);
+    }
+    sent(&mut engine);
+    let terms = Terms {
+        timeout: Duration::from_secs(5),
+        members: None,
+        answers_max: usize::MAX,
+    };
+    let name = ServiceName::new("load").unwrap();
+    engine
+        .query(now, name, vec![0; 30_000].into(), terms)
+        .unwrap();
+    let until = now + Duration::from_secs(5);
+    let mut asked = BTreeSet::new();
+    while let Some(due) = engine.poll_timeout().filter(|due| *due <= until) {
+        now = due;
+        engine.handle_timeout(now);
+        // Nobody is ever heard.
+        for sent in sent(&mut engine) {
+            if let Route::Link(to) = sent.route
+                && sent.frame.len() > 30_000
+            {
+                asked.insert(to);
+            }
+        }
+    }
+    assert_eq!(asked.len(), 58);
 }
 
 #[test]

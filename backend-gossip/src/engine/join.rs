@@ -10,6 +10,7 @@ use super::member::{Member, MemberState};
 use super::timer::Timer;
 use super::{Engine, Event, Route};
 use crate::wire::Message;
+use crate::wire::user_events::Streams;
 
 /// Time to the first retry of a join; doubles up to [`RETRY_MAX`], jittered.
 pub(super) const RETRY_FIRST: Duration = Duration::from_millis(250);
@@ -55,9 +56,17 @@ pub(super) struct Leave {
     needed: usize,
     asked: BTreeMap<u64, u64>,
     confirmed: BTreeSet<u64>,
+    /// Whether events were sent that nobody is known to have.
+    unheard: bool,
     /// What the others are told.
     farewell: Vec<u8>,
     done: bool,
+}
+
+impl Leave {
+    fn is_through(&self) -> bool {
+        self.confirmed.len() >= self.needed && !self.unheard
+    }
 }
 
 impl Engine {
@@ -82,9 +91,10 @@ impl Engine {
             return;
         }
         if !self.user_events.fresh.is_empty() {
-            // What was sent just before is not lost.
+            // Sooner than anybody can ask for them.
             self.push(now);
         }
+        let unheard = self.has_last_words(now);
         self.members.change(self.me, &mut self.rng, |me| {
             me.state = MemberState::Left;
             me.since = now;
@@ -103,6 +113,7 @@ impl Engine {
             needed: others.min(LEAVE_CONFIRMATIONS),
             asked: BTreeMap::new(),
             confirmed: BTreeSet::new(),
+            unheard,
             farewell,
             done: false,
         });
@@ -202,14 +213,19 @@ impl Engine {
         if leave.done {
             return;
         }
-        if leave.confirmed.len() >= leave.needed || now >= leave.deadline {
+        if leave.is_through() || now >= leave.deadline {
             self.finish_leave();
             return;
         }
         let (deadline, confirmed) = (leave.deadline, leave.confirmed.clone());
-        let farewell = leave.farewell.clone();
+        let (unheard, farewell) = (leave.unheard, leave.farewell.clone());
+        let last_words = match unheard {
+            true => self.last_words(now),
+            false => Vec::new(),
+        };
         // Suspects too: they may be there, and where all are suspect nobody else is left to tell.
-        let open = |id: u64, member: &Member| member.is_present() && !confirmed.contains(&id);
+        let open =
+            |id: u64, member: &Member| member.is_present() && (unheard || !confirmed.contains(&id));
         for id in self.members.sample(LEAVE_FANOUT, &mut self.rng, open) {
             let sequence = self.next_sequence();
             let Some(member) = self.members.find(id) else {
@@ -222,7 +238,7 @@ impl Engine {
                 target,
                 digest,
             };
-            let mut frame = self.frame(&[]);
+            let mut frame = self.frame(&last_words);
             frame.extend_from_slice(&farewell);
             ping.encode(&mut frame);
             self.transmit(route, frame);
@@ -234,11 +250,34 @@ impl Engine {
             .set(Timer::Leave, (now + LEAVE_RETRY).min(deadline));
     }
 
-    pub(super) fn confirm_leave(&mut self, sequence: u64, sender: u64) {
+    /// What still counts on the way out: confirmations, and who asks for events that it misses.
+    pub(super) fn handle_while_leaving(
+        &mut self,
+        now: Instant,
+        route: Route,
+        sender: u64,
+        message: Message,
+    ) {
+        match message {
+            Message::Ack { sequence, .. } => self.confirm_leave(now, sequence, sender),
+            Message::Streams(digest @ Streams::Digest(_)) => {
+                self.handle_streams(now, route, sender, digest);
+            }
+            // By a link, as ever: the answer is long, and the address of a datagram anybody's claim.
+            Message::Streams(want @ Streams::Want(_)) if matches!(route, Route::Reply(_)) => {
+                self.handle_streams(now, route, sender, want);
+            }
+            _ => {}
+        }
+    }
+
+    fn confirm_leave(&mut self, now: Instant, sequence: u64, sender: u64) {
+        let is_heard = self.hears_agreement(now);
         let Some(leave) = &mut self.leave else { return };
         if leave.asked.get(&sequence) == Some(&sender) {
             leave.confirmed.insert(sender);
-            if leave.confirmed.len() >= leave.needed {
+            leave.unheard &= !is_heard;
+            if leave.is_through() {
                 self.finish_leave();
             }
         }

@@ -629,10 +629,7 @@ impl Engine {
             return;
         }
         if self.leave.is_some() {
-            // On the way out only the confirmations count.
-            if let Message::Ack { sequence, .. } = message {
-                self.confirm_leave(sequence, sender);
-            }
+            self.handle_while_leaving(now, route, sender, message);
             return;
         }
         if matches!(route, Route::Datagram(_)) && message.is_of_sync() {

@@ -184,10 +184,17 @@ impl Engine {
     /// others than members get no broadcasts, which would multiply what a forger sends to a victim,
     /// and be counted as sent.
     pub(super) fn is_member_at(&self, sender: u64, route: Route) -> bool {
-        let member = self
-            .members
-            .find(sender)
-            .filter(|member| member.is_present());
+        self.is_at(sender, route, Member::is_present)
+    }
+
+    /// As [`is_member_at`](Self::is_member_at), of those members that are `meant`.
+    pub(super) fn is_at(
+        &self,
+        sender: u64,
+        route: Route,
+        meant: impl FnOnce(&Member) -> bool,
+    ) -> bool {
+        let member = self.members.find(sender).filter(|member| meant(member));
         member.is_some_and(|member| match route {
             Route::Datagram(from) => from == member.address,
             Route::Link(_) | Route::Reply(_) => true,

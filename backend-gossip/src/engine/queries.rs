@@ -27,6 +27,10 @@ const BURST_INTERVAL: Duration = Duration::from_millis(5);
 /// under way on links at one time.
 const LARGE_AT_ONCE: usize = 16;
 
+/// How long a member that has not said that it has a large query keeps others waiting for it: it may not be
+/// there at all.
+const LARGE_PATIENCE: Duration = Duration::from_millis(500);
+
 /// Time from asking a member to asking it again; doubles. It may be that only its answer got lost.
 const RETRY: Duration = Duration::from_millis(250);
 const RETRY_DOUBLINGS_MAX: u32 = 4;
@@ -100,6 +104,7 @@ struct Target {
     member: Arc<str>,
     outcome: Outcome,
     asked: u32,
+    last_asked: Option<Instant>,
     due: Instant,
 }
 
@@ -165,6 +170,7 @@ impl Engine {
             member,
             outcome,
             asked: 0,
+            last_asked: None,
             due: now,
         };
         let Some(names) = names else {
@@ -277,8 +283,10 @@ impl Engine {
         let message = Message::Query(query.clone());
         let frame = self.frame(&[message]);
         let large = frame.len() > self.config.datagram_bytes;
-        let under_way = open.targets.values();
-        let under_way = under_way.filter(|t| t.asked > 0 && t.outcome == Outcome::Silent);
+        let is_recent = |asked: Instant| now.saturating_duration_since(asked) < LARGE_PATIENCE;
+        let under_way = open.targets.values().filter(|target| {
+            target.outcome == Outcome::Silent && target.last_asked.is_some_and(is_recent)
+        });
         let room = if large {
             LARGE_AT_ONCE.saturating_sub(under_way.count())
         } else {
@@ -308,6 +316,7 @@ impl Engine {
                     doublings
                 };
                 target.asked += 1;
+                target.last_asked = Some(now);
                 target.due = now + RETRY * 2_u32.pow(doublings);
             }
         }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::member::Member;
+use super::member::{Member, MemberState};
 use super::streams::digest;
 use super::timer::Timer;
 use super::user_events::EventKey;
@@ -44,6 +44,13 @@ const LISTED_MAX: usize = 64;
 /// Bytes of events that one frame is answered with; who asked goes on asking.
 const REPLAY_BYTES_MAX: usize = 512 * 1024;
 
+/// How long after sending an event a member that leaves waits until somebody has it, and how long it is
+/// asked for it: longer than any leave takes.
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// How long the answer to asking for the recent events of all may take.
+const REPLAY_TIME: Duration = Duration::from_secs(2);
+
 /// Members in a row that must agree for what is queued to count as spread.
 const AGREEMENTS: u32 = 4;
 
@@ -65,6 +72,8 @@ pub(super) struct Claim {
 pub(super) struct Compare {
     /// Whether it has had all that somebody else had since it joined.
     pub(super) caught_up: bool,
+    /// Until when the answer to asking for all recent events may be under way.
+    replay_until: Option<Instant>,
     /// The digest that came in this frame.
     heard: Option<u32>,
     /// Whose digest differed last, and since when there is one.
@@ -73,6 +82,8 @@ pub(super) struct Compare {
     agreed: (u32, u32),
     /// How far the ranges of this frame have come; they ascend.
     last: Option<u64>,
+    /// Whether parts were compared in this frame: once, each time costs all streams.
+    parts: bool,
     /// Bytes that this frame may still be answered with.
     budget: usize,
 }
@@ -83,6 +94,7 @@ impl Engine {
         let compare = &mut self.user_events.compare;
         compare.heard = None;
         compare.last = None;
+        compare.parts = false;
         compare.budget = REPLAY_BYTES_MAX;
     }
 
@@ -96,6 +108,32 @@ impl Engine {
     pub(super) fn answer_digest_of_streams(&self, now: Instant) -> Option<Message> {
         let none = self.user_events.compare.heard.map(|_| Streams::Digest(0));
         self.digest_of_streams(now).or(none.map(Message::Streams))
+    }
+
+    /// Whether this member has sent an event that somebody may not have yet.
+    pub(super) fn has_last_words(&self, now: Instant) -> bool {
+        let own = self.user_events.streams.stream(self.me);
+        let age = own.and_then(|stream| stream.age(now));
+        age.is_some_and(|age| age < LAST_WORDS) && !self.members.others().is_empty()
+    }
+
+    /// What tells others while this member leaves how far its events go, so that they ask for those they miss;
+    /// and the digest that is answered by theirs.
+    pub(super) fn last_words(&self, now: Instant) -> Vec<Message> {
+        let head = self.user_events.streams.head(self.me);
+        let heads = head.map(|head| Message::Streams(Streams::Some(vec![head])));
+        heads
+            .into_iter()
+            .chain(self.digest_of_streams(now))
+            .collect()
+    }
+
+    /// Whether the sender of this frame has all events that this member has. One that says nothing of
+    /// them is of a version that has none.
+    pub(super) fn hears_agreement(&self, now: Instant) -> bool {
+        let ours = digest(self.counted_streams(now, 0, u64::MAX));
+        let heard = self.user_events.compare.heard;
+        heard.is_none_or(|theirs| theirs == ours)
     }
 
     /// A ping of this member was answered.
@@ -117,7 +155,9 @@ impl Engine {
         }
         self.timers.cancel(Timer::Streams);
         compare.with = None;
-        compare.caught_up = true;
+        // Who knows of no event either may have started just now as well.
+        let may_come = compare.replay_until.is_some_and(|until| now < until);
+        compare.caught_up |= ours != 0 || !may_come;
         let (agreed, members) = compare.agreed;
         let members = if agreed == ours { members + 1 } else { 1 };
         compare.agreed = (ours, members);
@@ -151,7 +191,9 @@ impl Engine {
 
     /// Asks a seed for the recent events of all, at the start.
     pub(super) fn ask_for_replay(&mut self, now: Instant, seed: SocketAddr) {
-        if !self.user_events.compare.caught_up {
+        let compare = &mut self.user_events.compare;
+        if !compare.caught_up {
+            compare.replay_until.get_or_insert(now + REPLAY_TIME);
             let message = self.word_on_streams(now);
             let frame = self.frame(&[message]);
             self.transmit(Route::Link(seed), frame);
@@ -189,6 +231,9 @@ impl Engine {
 
     /// Lists the streams of the parts that differ.
     fn answer_parts(&mut self, now: Instant, route: Route, theirs: &[(u8, u32)]) {
+        if std::mem::replace(&mut self.user_events.compare.parts, true) {
+            return;
+        }
         let ours = parts(self.counted_streams(now, 0, u64::MAX));
         let theirs: BTreeMap<u8, u32> = theirs.iter().copied().collect();
         let mut frames = Vec::new();
@@ -278,7 +323,9 @@ impl Engine {
                     wanted.extend(self.follow(now, from, head));
                 }
                 // Over a link that this member opens: the address is anybody's claim.
-                Route::Datagram(_) | Route::Link(_) if self.is_member_at(from, route) => {
+                Route::Datagram(_) | Route::Link(_)
+                    if self.is_at(from, route, |member| may_be_asked(now, member)) =>
+                {
                     self.claim_announced(now, from, head);
                 }
                 Route::Datagram(_) | Route::Link(_) => {}
@@ -483,11 +530,11 @@ impl Engine {
             1 | 3 | 5 => id,
             _ => self.me,
         };
-        let present = |id: &u64| {
+        let can_be = |id: &u64| {
             let member = self.members.find(*id);
-            *id != self.me && member.is_some_and(Member::is_present)
+            *id != self.me && member.is_some_and(|member| may_be_asked(now, member))
         };
-        let target = Some(target).filter(present).or_else(|| {
+        let target = Some(target).filter(can_be).or_else(|| {
             let anybody = self.members.sample(1, &mut self.rng, |_, _| true);
             anybody.first().copied()
         });
@@ -523,7 +570,7 @@ impl Engine {
     }
 
     /// Whether this start of a member is there.
-    fn is_here(&self, id: u64, generation: u64) -> bool {
+    pub(super) fn is_here(&self, id: u64, generation: u64) -> bool {
         let member = self.members.find(id);
         member.is_some_and(|member| member.is_present() && member.generation == generation)
     }
@@ -546,6 +593,13 @@ impl Engine {
             self.transmit(route, frame);
         }
     }
+}
+
+/// Whether a member can be asked for events: it is there, or is leaving and waits until somebody has what it
+/// sent last.
+fn may_be_asked(now: Instant, member: &Member) -> bool {
+    let left = member.state == MemberState::Left;
+    member.is_present() || left && now.saturating_duration_since(member.since) < LAST_WORDS
 }
 
 /// The digest of each part of these streams.

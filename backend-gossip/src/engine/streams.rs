@@ -203,7 +203,7 @@ impl Stream {
     }
 
     /// Time since its newest event was sent.
-    fn age(&self, now: Instant) -> Option<Duration> {
+    pub(super) fn age(&self, now: Instant) -> Option<Duration> {
         self.latest.map(|sent| now.saturating_duration_since(sent))
     }
 
@@ -219,6 +219,11 @@ impl Stream {
         self.history
             .iter()
             .skip(usize::try_from(skipped).unwrap_or(usize::MAX))
+    }
+
+    /// The last event that waits for its turn.
+    pub(super) fn last_waiting(&self) -> Option<u64> {
+        self.waiting.last_key_value().map(|(last, _)| *last)
     }
 
     fn waiting_bytes(&self) -> usize {
@@ -388,6 +393,12 @@ impl Streams {
     /// How far all streams have come.
     pub(super) fn heads(&self) -> impl Iterator<Item = Head> {
         self.by_sender.keys().filter_map(|id| self.head(*id))
+    }
+
+    /// The last event of each stream that waits for its turn: of whom, of which start, its number.
+    pub(super) fn last_waiting(&self) -> impl Iterator<Item = (u64, u64, u64)> {
+        let streams = self.by_sender.iter();
+        streams.filter_map(|(id, stream)| Some((*id, stream.generation, stream.last_waiting()?)))
     }
 
     /// Number of streams.

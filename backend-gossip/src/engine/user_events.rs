@@ -135,15 +135,29 @@ impl Engine {
         let Some(stream) = self.user_events.streams.stream(id) else {
             return;
         };
-        let older = stream.generation;
+        let (older, told) = (stream.generation, stream.told);
         if older >= generation {
             return;
         }
-        if let Some(claim) = self.user_events.claims.remove(&id)
-            && claim.generation == older
-            && stream.told.is_some_and(|told| told < claim.newest)
+        let waiting = stream.last_waiting();
+        let claim = self.user_events.claims.remove(&id);
+        let claimed = claim.filter(|claim| claim.generation == older);
+        let newest = claimed.map(|claim| claim.newest).max(waiting);
+        if let Some(newest) = newest
+            && told.is_some_and(|told| told < newest)
         {
-            self.skip(now, id, older, claim.newest + 1);
+            self.skip(now, id, older, newest + 1);
+        }
+    }
+
+    /// Goes on behind holes that nobody can fill: their sender is gone, and all who were asked have no more.
+    fn skip_holes(&mut self, now: Instant) {
+        let events = &self.user_events;
+        let waiting = events.streams.last_waiting().filter(|(id, generation, _)| {
+            !events.claims.contains_key(id) && !self.is_here(*id, *generation)
+        });
+        for (id, generation, last) in waiting.collect::<Vec<_>>() {
+            self.skip(now, id, generation, last);
         }
     }
 
@@ -180,11 +194,10 @@ impl Engine {
         self.arm_spreading(now);
     }
 
-    /// What is fresh, as frames to be sent as datagrams.
-    pub(super) fn pack_events(&mut self, now: Instant) -> Vec<Vec<u8>> {
-        let fresh = std::mem::take(&mut self.user_events.fresh);
+    /// Events as frames to be sent as datagrams.
+    pub(super) fn pack_events(&self, now: Instant, events: &BTreeSet<EventKey>) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
-        for key in &fresh {
+        for key in events {
             let bytes = self.encode_event(now, key);
             if !bytes.is_empty() {
                 self.append(&mut frames, &bytes, self.config.datagram_bytes);
@@ -288,6 +301,7 @@ impl Engine {
     }
 
     pub(super) fn prune_events(&mut self, now: Instant) {
+        self.skip_holes(now);
         let members = &self.members;
         self.user_events.streams.prune(now, |id, generation| {
             let member = members.find(id);
