@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, de};
 use tidings_api::config::{self, Options};
 use tidings_api::{Address, DiscoveryUrl, Error, Host, HostPort, Result};
 
+use crate::engine::is_of_one_host;
 use crate::seal::{Ring, SealKey, SealMode};
 
 /// The port where an address in the configuration names none (the one Serf and memberlist use).
@@ -53,7 +54,9 @@ pub struct GossipConfig {
 
     /// Where the others reach this member: an IP address, and a port unless it is the bound one,
     /// which port 0 stands for too. Default: the bound address or, where that is `0.0.0.0` or
-    /// `[::]`, the address from which this machine reaches the first seed.
+    /// `[::]`, the address from which this machine reaches the first seed. Where the machine loses that
+    /// address, or had no network at the start, it is looked for again, and the member goes on at the
+    /// one that is found as a new start.
     ///
     /// Set it behind address translation and in containers. An address that the others can't
     /// reach makes them take this member for dead.
@@ -263,7 +266,7 @@ impl GossipConfig {
         const HOUR: Duration = Duration::from_secs(60 * 60);
 
         if let Some(advertise) = self.advertise
-            && advertise.ip().is_unspecified()
+            && !is_of_one_host(advertise.ip())
         {
             return Err(Error::invalid_config(format!(
                 "advertise \"{advertise}\": accepted is an address that others can reach"
@@ -517,6 +520,10 @@ mod tests {
             (
                 "gossip://?advertise=0.0.0.0:1",
                 "gossip: advertise \"0.0.0.0:1\": accepted is an address that others can reach",
+            ),
+            (
+                "gossip://?advertise=224.0.0.1:1",
+                "gossip: advertise \"224.0.0.1:1\": accepted is an address that others can reach",
             ),
             (
                 "gossip://10.0.0.1,10.0.0.2",

@@ -28,7 +28,7 @@ use crate::keyring::{Gate, KeyReport};
 use crate::link::{LinkEvent, LinkKeys, Links};
 use crate::members::{MemberTable, MemberWatch};
 use crate::metrics::Metrics;
-use crate::net::Net;
+use crate::net::{self, Net};
 use crate::queries::{Answers, Queries, QueryHub};
 use crate::resolve::{Resolution, Seeds};
 use crate::seal::{Counters, KeyId, Ring, SealKey, SealMode, Told};
@@ -98,6 +98,8 @@ pub(crate) struct Driver {
     seeds: Seeds,
     /// The seeds' addresses, as they resolved last.
     resolved: Vec<SocketAddr>,
+    /// The address that others reach this member at is found, and not configured.
+    finds_address: bool,
     state: StateDir,
     ring: watch::Sender<Arc<Ring>>,
     key_file: KeyFile,
@@ -145,6 +147,7 @@ enum Wake {
 pub(crate) struct Parts {
     pub(crate) net: Net,
     pub(crate) seeds: Seeds,
+    pub(crate) finds_address: bool,
     pub(crate) state: StateDir,
     pub(crate) ring: Arc<Ring>,
     pub(crate) key_file: KeyFile,
@@ -173,6 +176,7 @@ impl Driver {
             metrics: Metrics::new(parts.cluster),
             seeds: parts.seeds,
             resolved: Vec::new(),
+            finds_address: parts.finds_address,
             state: parts.state,
             ring,
             key_file: parts.key_file,
@@ -332,6 +336,8 @@ impl Driver {
                 self.answer(reply, events);
             }
             Command::Query(name, payload, terms, reply) => {
+                // They count among those that may be open.
+                self.queries.end_dropped(&mut self.engine);
                 let id = self.engine.query(now, name, payload, terms);
                 let answers = id.map(|id| self.queries.open(id));
                 self.answer(reply, answers);
@@ -432,6 +438,7 @@ impl Driver {
     /// Gives the engine whom to ask: the seeds, and some of the members that are known from before,
     /// without this member itself.
     fn meet(&mut self, now: Instant) {
+        self.find_address(now);
         let joined = self.engine.is_joined();
         let unresolved = self.resolved.is_empty() && !self.seeds.is_empty();
         let seeds = self.others(&self.resolved);
@@ -444,6 +451,22 @@ impl Driver {
         if !others.is_empty() {
             self.engine.handle_seeds(now, &others);
         }
+    }
+
+    /// Looks whether this member is still where the others were told.
+    fn find_address(&mut self, now: Instant) {
+        if !self.finds_address || self.life != Life::Open {
+            return;
+        }
+        let former = self.engine.identity().address;
+        let targets = [&self.resolved[..], &self.state.candidates(false)].concat();
+        let Some(address) = net::moved_to(self.net.local(), former, &targets) else {
+            return;
+        };
+        info!(%former, %address, "others reach this member at another address now");
+        self.engine.move_to(now, address);
+        self.board.renamed(self.engine.identity().clone());
+        self.members.changed();
     }
 
     fn others(&self, addresses: &[SocketAddr]) -> Vec<SocketAddr> {
@@ -538,7 +561,11 @@ impl Driver {
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP_INTERVAL;
             self.links.tend(now);
+            if self.engine.freshness() != Freshness::Live {
+                self.find_address(now);
+            }
             self.forget_observers();
+            self.queries.end_dropped(&mut self.engine);
             self.net.give_back_room();
             self.state.tend(now, &self.engine);
             self.watches.sweep();

@@ -385,6 +385,7 @@ impl GossipDiscovery {
         let parts = Parts {
             net,
             seeds,
+            finds_address: config.advertise.is_none(),
             state,
             key_file: KeyFile::new(config.keys_file.clone(), ring.keys()),
             ring,

@@ -272,6 +272,22 @@ pub(crate) fn reachable_addr(local: SocketAddr, seeds: &[SocketAddr]) -> SocketA
     SocketAddr::new(ip, local.port())
 }
 
+/// Where others reach a member that said `former` before, where that is elsewhere now: its network came
+/// up late, or has changed. An address that the host still has is kept, whatever else it has: whoever
+/// moves is a new start to all others.
+pub(crate) fn moved_to(
+    local: SocketAddr,
+    former: SocketAddr,
+    seeds: &[SocketAddr],
+) -> Option<SocketAddr> {
+    let is_lost = |ip: IpAddr| ip.is_loopback() || std::net::UdpSocket::bind((ip, 0)).is_err();
+    if !local.ip().is_unspecified() || !is_lost(former.ip()) {
+        return None;
+    }
+    let found = reachable_addr(local, seeds);
+    (found != former && !found.ip().is_loopback()).then_some(found)
+}
+
 /// The local IP that packets from a socket bound to `local` to `target` leave with. Nothing is
 /// sent: connecting a UDP socket only asks for the route.
 pub(crate) fn local_ip_towards(local: SocketAddr, target: SocketAddr) -> Option<IpAddr> {
@@ -445,6 +461,31 @@ mod tests {
         assert_eq!(reached(v6, &[seed_v6]), "[::1]:7");
         assert!(!reachable_addr(v4, &[]).ip().is_unspecified());
         assert_eq!(reached(seed, &[seed_v6]), "127.0.0.1:9");
+    }
+
+    #[test]
+    fn a_member_moves_only_when_its_address_is_lost() {
+        let any: SocketAddr = "0.0.0.0:7".parse().unwrap();
+        let seed = "127.0.0.2:9".parse().unwrap();
+        let moved = |local, former: &str| moved_to(local, former.parse().unwrap(), &[seed]);
+        // Nobody outside is known, or reached.
+        assert_eq!(moved(any, "127.0.0.1:7"), None);
+        let lost = "192.0.2.77:7";
+        assert_eq!(moved(any, lost), None);
+        assert_eq!(moved(seed, lost), None, "it is bound to one address");
+        if let Some(ip) = local_ip_towards(any, "192.0.2.1:9".parse().unwrap()) {
+            let here = SocketAddr::new(ip, 7);
+            assert_eq!(
+                moved_to(any, here, &[seed]),
+                None,
+                "it is here all the same"
+            );
+            assert_eq!(moved_to(any, lost.parse().unwrap(), &[]), Some(here));
+            assert_eq!(
+                moved_to(any, "127.0.0.1:7".parse().unwrap(), &[]),
+                Some(here)
+            );
+        }
     }
 
     #[test]

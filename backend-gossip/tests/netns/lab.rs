@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::sync::MutexGuard;
 use std::thread::{self, sleep};
@@ -63,6 +64,16 @@ impl Lab {
     /// Starts a member with these options.
     pub(crate) fn start_with(&mut self, member: usize, options: &str) {
         let address = self.network.address(member);
+        self.start_bound(member, address, options);
+    }
+
+    /// Starts a member that knows the seeds and is bound to whatever addresses its host has.
+    pub(crate) fn start_anywhere(&mut self, member: usize) {
+        let options = format!("join={}", SEEDS.join(","));
+        self.start_bound(member, Ipv4Addr::UNSPECIFIED, &options);
+    }
+
+    fn start_bound(&mut self, member: usize, address: Ipv4Addr, options: &str) {
         let name = name(member);
         let url = format!("gossip://{address}:{PORT}?seal=off&name={name}&{options}");
         self.say(&format!("{name} starts: {url}"));

@@ -99,6 +99,25 @@ impl Network {
         }
     }
 
+    /// Takes a host's address away, and with it its routes.
+    pub(crate) fn unplug(&self, host: usize) {
+        let batch = format!("addr del {}/16 dev eth0\n", self.address(host));
+        feed("ip", &["-n", &namespace(host), "-batch", "-"], &batch);
+    }
+
+    /// Gives it back.
+    pub(crate) fn plug(&self, host: usize) {
+        let batch = format!("addr add {}/16 dev eth0\n", self.address(host));
+        feed("ip", &["-n", &namespace(host), "-batch", "-"], &batch);
+    }
+
+    /// Gives a host that has none another address than it had.
+    pub(crate) fn move_host(&self, host: usize) {
+        let [a, b, _, d] = self.address(host).octets();
+        let batch = format!("addr add {a}.{b}.200.{d}/16 dev eth0\n");
+        feed("ip", &["-n", &namespace(host), "-batch", "-"], &batch);
+    }
+
     /// Loses this share of all packets, both ways: each host of what comes in.
     pub(crate) fn lose(&mut self, share: f64) {
         let share = share.to_string();

@@ -9,7 +9,7 @@ use crate::network::{Direction, FOLDER};
 use crate::sandbox::is_long;
 
 /// All scenarios, as tests are named.
-pub(crate) const SCENARIOS: [(&str, fn()); 7] = [
+pub(crate) const SCENARIOS: [(&str, fn()); 8] = [
     ("a_lossy_network_loses_nobody", lossy),
     ("a_partition_heals", || partition(Direction::Both)),
     ("members_that_hear_nobody_come_back", || {
@@ -26,6 +26,10 @@ pub(crate) const SCENARIOS: [(&str, fn()); 7] = [
     (
         "a_partition_heals_although_all_addresses_have_changed",
         moved,
+    ),
+    (
+        "a_member_whose_network_comes_up_late_or_changes_is_found",
+        late_network,
     ),
 ];
 
@@ -258,6 +262,31 @@ fn moved() {
     // Nobody but the seeds is known to the other side.
     lab.repair(seeds);
     lab.until_agreed(&lab.offers());
+}
+
+fn late_network() {
+    const LATE: usize = 9;
+    let mut lab = Lab::start();
+    let all = lab.offers();
+    lab.kill(LATE);
+    lab.until_agreed(&lab.offers());
+    let begin = Instant::now();
+    lab.network.unplug(LATE);
+    lab.start_anywhere(LATE);
+    lab.until("it has started", |lab| !lab.record(LATE).shows.is_empty());
+    assert!(!lab.record(LATE).is_live, "whom has it joined?");
+    lab.network.plug(LATE);
+    lab.until_agreed(&all);
+    // Its host gets another address. The old one is nobody's from then on.
+    lab.network.unplug(LATE);
+    lab.network.move_host(LATE);
+    lab.until("it is found missing", |lab| {
+        (0..LATE).all(|observer| !shows(lab, observer, &offer(LATE)))
+    });
+    lab.until_agreed(&all);
+    lab.pass(WATCH);
+    lab.until_agreed(&all);
+    lab.assert_no_flap(begin, |observer, owner| owner == LATE || observer == LATE);
 }
 
 fn shows(lab: &Lab, observer: usize, key: &str) -> bool {
