@@ -4,7 +4,7 @@ use tidings_api::InstanceId;
 
 use super::testing::{id, identity};
 use super::*;
-use crate::wire::limits::{COUNTER_MAX, LINK_FRAME_BYTES_MAX};
+use crate::wire::limits::{COUNTER_MAX, LINK_FRAME_BYTES_MAX, MEMBERS_MAX};
 use crate::wire::message::{Accuse, RangeDigest, Verdict};
 
 const STRANGER: u64 = 77;
@@ -174,6 +174,7 @@ fn the_highest_counters_are_answered_and_overflow_nothing() {
         (u64::MAX, 0),
         (u64::MAX, u64::MAX),
         (100, limit),
+        (100, limit - 1),
         (limit, 0),
         (limit, limit),
     ] {
@@ -213,8 +214,19 @@ fn the_highest_counters_are_answered_and_overflow_nothing() {
         witness.handle_datagram(now, stranger(), &frame(&[Message::Alive(word)]));
         witness.handle_datagram(now, stranger(), &frame(&[Message::Accuse(forged.clone())]));
         engine.handle_datagram(now, stranger(), &frame(&[Message::Accuse(forged)]));
+        let before = engine.members.me().incarnation;
+        engine.raise_floor(now, 0);
         let word = engine.members.me().to_alive();
-        witness.handle_datagram(now, stranger(), &frame(&[Message::Alive(word)]));
+        witness.handle_datagram(now, stranger(), &frame(&[Message::Alive(word.clone())]));
+        let known = witness
+            .members
+            .find(engine.me)
+            .map(|seen| (seen.generation, seen.incarnation));
+        assert_eq!(
+            known,
+            Some((word.generation, word.incarnation)),
+            "after {before}"
+        );
         let seen = witness.members.find(engine.me).unwrap();
         assert!(seen.is_present(), "{generation} {incarnation}: {seen:?}");
         assert!(engine.registry.find(engine.me, &key).is_some());
@@ -261,6 +273,36 @@ fn no_counter_beyond_the_highest_is_taken_in() {
             ([beyond == 0; 2], beyond == 0, beyond == 0)
         );
     }
+}
+
+#[test]
+fn whoever_is_there_finds_room_among_the_invented() {
+    let now = Instant::now();
+    let mut engine = engine(now);
+    let invented = |at: usize| {
+        let (high, low) = (at / 60_000, at % 60_000);
+        Alive {
+            name: format!("invented-{at}").into(),
+            address: SocketAddr::from(([10, 9, 9, high as u8], 1_000 + low as u16)),
+            ..alive(&identity(1))
+        }
+    };
+    for first in (0..MEMBERS_MAX).step_by(1_000) {
+        let words = (first..first + 1_000).map(|at| Message::Alive(invented(at)));
+        engine.handle_link(now, LinkId(1), &frame(&words.collect::<Vec<_>>()));
+        sent(&mut engine);
+    }
+    assert_eq!(engine.members.len(), MEMBERS_MAX);
+    let newcomer = [Message::Alive(alive(&identity(2)))];
+    // Others may speak of it in vain.
+    engine.handle_link(now, LinkId(1), &frame(&newcomer));
+    assert!(engine.members.find(id(2)).is_none());
+    let own = testing::frame(id(2), &newcomer);
+    engine.handle_datagram(now, stranger(), &own);
+    assert!(engine.members.find(id(2)).is_none(), "from elsewhere");
+    engine.handle_datagram(now, identity(2).address, &own);
+    assert!(engine.members.find(id(2)).is_some());
+    assert!(engine.members.find(engine.me).is_some());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use tidings_api::{Instance, InstanceKey};
+use tidings_api::{Error, ErrorKind, Instance, InstanceKey, Result};
 
 use super::Engine;
 use super::items::ItemKey;
@@ -165,21 +165,21 @@ impl Engine {
         known || self.registry.count(self.me) < RECORDS_PER_OWNER_MAX
     }
 
-    /// Whether an own instance can be offered without taking more bytes than others keep.
-    pub(super) fn has_bytes_for(&self, instance: &Instance) -> bool {
-        let bytes = wire::content::bytes_of(instance);
-        self.registry.has_room_for(self.me, 0, bytes, true)
+    /// Refuses an own instance that would take more bytes than others keep.
+    pub(super) fn check_bytes_for(&self, instance: &Instance) -> Result<()> {
+        let key = instance.key();
+        let texts = key.service().as_str().len() + key.id().as_str().len();
+        let bytes = texts + wire::content::bytes_of(instance);
+        if self.registry.has_room_for(self.me, key, bytes, true) {
+            return Ok(());
+        }
+        let message = "the registrations of this handle take too many bytes together";
+        Err(Error::new(ErrorKind::Denied, message))
     }
 
     pub(super) fn raise_floor(&mut self, now: Instant, floor: u64) {
-        let newest = self.version;
-        self.members.change(self.me, &mut self.rng, |me| {
-            me.raise_floor(now, floor);
-            me.newest = newest;
-            me.incarnation = me.incarnation.saturating_add(1);
-        });
-        self.index_member(self.me);
+        let incarnation = self.members.me().incarnation;
+        self.raise_word(now, incarnation, |me| me.raise_floor(now, floor));
         self.drop_void_tombstones(self.me);
-        self.spread(now, ItemKey::Member(self.me));
     }
 }

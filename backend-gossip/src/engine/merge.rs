@@ -18,7 +18,7 @@ use crate::wire::limits::{
     COUNTER_MAX, MEMBERS_MAX, MEMBERS_SAID_BYTES_MAX, ORPHAN_BYTES_MAX, ORPHANS_MAX,
 };
 use crate::wire::message::{Accuse, Alive, Record, Verdict};
-use crate::wire::{self, Message};
+use crate::wire::{self, Message, Reader};
 
 /// Members that check a suspect at once when they hear of it, about: enough to confirm, few enough
 /// not to drown it.
@@ -37,6 +37,11 @@ pub(super) const CORRECTION_INTERVAL: Duration = Duration::from_millis(10);
 /// about the former, and is remembered by everybody where the name is another.
 pub(super) const RESTARTS_BURST: u32 = 8;
 pub(super) const RESTART_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Members forgotten at once for others where there is no room, and the time between two after that: finding
+/// out whom takes a look at all.
+pub(super) const EVICTIONS_BURST: u32 = 64;
+pub(super) const EVICTION_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How often at once, and the time between two after that, a member that hears of its own death knocks on
 /// others, and on how many: each of these tells it to as many again.
@@ -78,7 +83,9 @@ impl Engine {
             )
         });
         match known {
-            None if self.members.len() >= MEMBERS_MAX => {
+            None if self.members.len() >= MEMBERS_MAX
+                && !self.makes_room(now, route, sender, alive) =>
+            {
                 self.stats.refused_members += 1;
                 self.refused = Some(now);
             }
@@ -160,8 +167,8 @@ impl Engine {
         }
         self.index_member(id);
         if old.is_some_and(|old| !old.is_present()) {
-            // Who is suspected in a later incarnation has been alive in it.
-            self.reappear(now, id);
+            // Who is suspected in a later incarnation has been alive in it, and said how far it was.
+            self.reappear(now, id, None);
         }
         if mine || proof {
             self.spread(now, ItemKey::Member(id));
@@ -182,7 +189,7 @@ impl Engine {
     /// A member is dead or has left: its instances leave the views in one change.
     pub(super) fn bury(&mut self, now: Instant, id: u64, incarnation: u64, state: MemberState) {
         self.timers.cancel(Timer::Suspicion(id));
-        self.held.remove(id);
+        self.note_lost(id);
         let old = self.members.change(id, &mut self.rng, |member| {
             member.state = state;
             member.incarnation = incarnation;
@@ -196,6 +203,24 @@ impl Engine {
         self.spread(now, ItemKey::Member(id));
         self.report_member(id);
         self.update_contact(now);
+    }
+
+    /// Forgets who may never have been for who speaks for itself; answers whether there was anybody.
+    fn makes_room(&mut self, now: Instant, route: Route, sender: u64, alive: &Alive) -> bool {
+        let speaks_for_itself = sender == wire::member_hash(&alive.name)
+            && match route {
+                Route::Datagram(from) => from == alive.address,
+                Route::Link(_) | Route::Reply(_) => true,
+            };
+        if !speaks_for_itself || !self.evictions.take(now) {
+            return false;
+        }
+        let others = self.members.iter().filter(|(id, _)| *id != self.me);
+        let invented = others.filter(|(_, member)| !member.proven);
+        // Those who are gone, and have been for longest.
+        let first = invented.min_by_key(|(_, member)| (member.is_present(), member.since));
+        let first = first.map(|(id, _)| id);
+        first.inspect(|id| self.forget(*id)).is_some()
     }
 
     /// A member nobody here knew, or a new start of one.
@@ -232,17 +257,18 @@ impl Engine {
         if old.is_present() {
             self.pass_on(now, id);
         } else {
-            self.reappear(now, id);
+            self.reappear(now, id, Some(alive.newest));
             self.spread(now, ItemKey::Member(id));
         }
         self.update_contact(now);
     }
 
-    /// A member that was dead or had left is present again, with all its records.
-    fn reappear(&mut self, now: Instant, id: u64) {
+    /// A member that was dead or had left is present again, with all its records, the newest of which it
+    /// may have told.
+    fn reappear(&mut self, now: Instant, id: u64, newest: Option<u64>) {
         // They weren't shown, so that they need not wait for their newer versions either.
         self.drop_void_of(id);
-        self.hold_records(now, id);
+        self.hold_records(now, id, newest);
         self.index_records(id);
         self.check_superseded_by(now, id);
         self.choose_sentinels(now);
@@ -304,6 +330,33 @@ impl Engine {
         }
     }
 
+    /// Another process that runs under this member's name speaks to it: to nobody else, where no third one
+    /// stands between them.
+    pub(super) fn hear_namesake(&mut self, now: Instant, route: Route, frame: &mut Reader<'_>) {
+        let decoded = std::iter::from_fn(|| (!frame.is_empty()).then(|| Message::decode(frame)));
+        let mut words = decoded.map_while(Result::ok).flatten();
+        let own = words.find_map(|message| match message {
+            Message::Alive(alive) => Some(alive),
+            _ => None,
+        });
+        let Some(alive) = own else {
+            return;
+        };
+        let counters = alive.generation.max(alive.incarnation);
+        let is_other = alive.address != self.identity.address && is_reachable(alive.address);
+        if wire::member_hash(&alive.name) != self.me || !is_other || counters > COUNTER_MAX {
+            return;
+        }
+        if alive.generation < self.identity.generation.number() {
+            // It is the older one, and has to hear of this one.
+            let here = Message::Alive(self.members.me().to_alive());
+            let answer = self.frame(&[here]);
+            self.transmit_answer(route, answer);
+        } else {
+            self.hear_of_me(now, &alive);
+        }
+    }
+
     fn base_name(&self) -> &str {
         let name = &*self.identity.name;
         name.split_once('~').map_or(name, |(base, _)| base)
@@ -347,18 +400,36 @@ impl Engine {
     }
 
     fn refute(&mut self, now: Instant, incarnation: u64) {
-        if incarnation >= COUNTER_MAX {
+        self.raise_word(now, incarnation, |_| {});
+    }
+
+    /// Says something else of this member, above an incarnation that was heard of.
+    pub(super) fn raise_word(&mut self, now: Instant, above: u64, say: impl FnOnce(&mut Member)) {
+        let (newest, is_last) = (self.version, above >= COUNTER_MAX);
+        self.members.change(self.me, &mut self.rng, |me| {
+            say(me);
+            if !is_last {
+                me.newest = newest;
+                me.incarnation = above + 1;
+            }
+        });
+        if is_last {
             let generation = self.members.me().generation;
             self.restart_above(now, generation);
             return;
         }
-        let newest = self.version;
-        self.members.change(self.me, &mut self.rng, |me| {
-            me.incarnation = incarnation.saturating_add(1);
-            me.newest = newest;
-        });
         self.index_member(self.me);
         self.spread(now, ItemKey::Member(self.me));
+    }
+
+    /// Goes on at another address: as a new start, since two of one generation at two addresses are rivals.
+    pub fn move_to(&mut self, now: Instant, address: SocketAddr) {
+        if self.leave.is_some() || address == self.identity.address {
+            return;
+        }
+        let generation = self.identity.generation.number();
+        self.identity.address = address;
+        self.restart(now, None, generation.saturating_add(1).min(COUNTER_MAX));
     }
 
     /// Goes on as a start newer than one that was heard of; where there is none, under another name.
@@ -438,12 +509,11 @@ impl Engine {
         }
         match self.registry.find(record.owner, &record.key) {
             Some(known) if known.version >= record.version => return,
-            known => {
-                let more = usize::from(known.is_none());
+            _ => {
                 let (bytes, proven) = (record.bytes(), owner.proven);
                 if !self
                     .registry
-                    .has_room_for(record.owner, more, bytes, proven)
+                    .has_room_for(record.owner, &record.key, bytes, proven)
                 {
                     self.stats.refused_records += 1;
                     self.refused = Some(now);
@@ -459,9 +529,6 @@ impl Engine {
             ..
         } = record;
         self.store(now, owner, &key, version, content);
-        if self.held.awaits(owner, version) {
-            self.release(now, owner);
-        }
         self.spread(now, ItemKey::record(owner, &key));
         self.check_superseded(now, &key);
     }
@@ -571,7 +638,11 @@ impl Engine {
 
 /// Whether one process can be at an address: all members send there.
 fn is_reachable(address: SocketAddr) -> bool {
-    let ip = address.ip();
+    address.port() != 0 && is_of_one_host(address.ip())
+}
+
+/// Whether one host can have an address for others.
+pub(crate) fn is_of_one_host(ip: IpAddr) -> bool {
     let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
-    address.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && !broadcast
+    !ip.is_unspecified() && !ip.is_multicast() && !broadcast
 }

@@ -113,6 +113,7 @@ use crate::wire::{self, Features, Header, Message, Reader};
 pub use self::answers::{Asked, QueryKey};
 pub use self::config::EngineConfig;
 pub use self::member::MemberState;
+pub(crate) use self::merge::is_of_one_host;
 pub use self::observers::Delivery;
 pub use self::queries::{Outcome, QueryUpdate, Terms};
 pub use self::stats::{EventStats, QueryStats, Stats};
@@ -259,6 +260,8 @@ pub struct Engine {
     corrections: Rate,
     /// How often it goes on as a new start.
     restarts: Rate,
+    /// How often members are forgotten for others.
+    evictions: Rate,
     /// How often it knocks on who is gone because it is said to be itself.
     knocks: Rate,
     knocks_due: bool,
@@ -340,6 +343,7 @@ impl Engine {
             floor_pending: None,
             corrections: Rate::new(now, merge::CORRECTIONS_BURST, merge::CORRECTION_INTERVAL),
             restarts: Rate::new(now, merge::RESTARTS_BURST, merge::RESTART_INTERVAL),
+            evictions: Rate::new(now, merge::EVICTIONS_BURST, merge::EVICTION_INTERVAL),
             knocks: Rate::new(now, merge::KNOCKS_BURST, merge::KNOCKS_INTERVAL),
             knocks_due: false,
             refused: None,
@@ -454,14 +458,8 @@ impl Engine {
         if self.members.me().seal() == told || self.leave.is_some() {
             return;
         }
-        let newest = self.version;
-        self.members.change(self.me, &mut self.rng, |me| {
-            me.tell_seal(told);
-            me.newest = newest;
-            me.incarnation = me.incarnation.saturating_add(1);
-        });
-        self.index_member(self.me);
-        self.spread(now, ItemKey::Member(self.me));
+        let incarnation = self.members.me().incarnation;
+        self.raise_word(now, incarnation, |me| me.tell_seal(told));
     }
 
     // Outputs.
@@ -583,6 +581,10 @@ impl Engine {
         };
         if header.cluster != self.cluster || header.sender == self.me {
             self.stats.foreign += 1;
+            if header.cluster == self.cluster && self.leave.is_none() {
+                self.credit = self.credit_for(route, header.sender, frame);
+                self.hear_namesake(now, route, &mut reader);
+            }
             return;
         }
         self.learning = matches!(route, Route::Reply(_)) && !self.is_joined();
@@ -609,7 +611,7 @@ impl Engine {
         }
         self.learning = false;
         self.fresh.teller = None;
-        self.answer(route, answer);
+        self.answer(now, (route, header.sender), answer);
     }
 
     fn handle_message(
@@ -669,7 +671,7 @@ impl Engine {
                 answer.told(accuse.member, told);
             }
             Message::Record(record) => self.handle_record(now, record),
-            Message::Sync(ranges) => self.handle_sync(&ranges, answer),
+            Message::Sync(ranges) => self.handle_sync(now, sender, &ranges, answer),
             Message::Have {
                 first,
                 last,
@@ -678,7 +680,7 @@ impl Engine {
                 self.handle_have(first, last, &entries, answer);
             }
             Message::Want(positions) => self.handle_want(&positions, answer),
-            Message::SyncDone { digest } => self.handle_sync_done(now, digest),
+            Message::SyncDone { digest } => self.handle_sync_done(now, sender, digest),
             Message::Observing(message) => self.handle_observing(now, route, message),
             Message::UserEvent(event) => self.handle_event(now, route, sender, event),
             Message::Streams(streams) => self.handle_streams(now, route, sender, streams),

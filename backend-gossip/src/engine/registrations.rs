@@ -30,10 +30,7 @@ impl Engine {
             }
             None => instance,
         };
-        if !self.has_bytes_for(&instance) {
-            let message = "the registrations of this handle take too many bytes together";
-            return Err(Error::new(ErrorKind::Denied, message));
-        }
+        self.check_bytes_for(&instance)?;
         let held = last
             .filter(|last| !last.superseded)
             .map(|held| held.instance.clone());
@@ -71,7 +68,8 @@ impl Engine {
     /// Changes the health of an own registration.
     ///
     /// # Errors
-    /// [`NotOwned`](ErrorKind::NotOwned) where the key is not registered here, or superseded.
+    /// [`NotOwned`](ErrorKind::NotOwned) where the key is not registered here, or superseded;
+    /// [`Denied`](ErrorKind::Denied) where this member has no room for a note as long as that.
     pub fn health(&mut self, now: Instant, key: &InstanceKey, health: Health) -> Result<()> {
         let instance = match self.registrations.get(key) {
             Some(Registration {
@@ -91,6 +89,7 @@ impl Engine {
             let instance = Instance::clone(instance);
             let generation = self.generation_to_change(&instance);
             let changed = instance.with_health(health).with_generation(generation);
+            self.check_bytes_for(&changed)?;
             self.offer(now, changed);
         }
         Ok(())

@@ -173,15 +173,22 @@ impl Registry {
         self.share(owner).records
     }
 
-    /// Whether an owner may have so many more records, and one of so many bytes more.
+    /// Whether an owner may have a record of so many bytes under a key, in place of the one it has.
     pub(super) fn has_room_for(
         &self,
         owner: u64,
-        records: usize,
+        key: &InstanceKey,
         bytes: usize,
         proven: bool,
     ) -> bool {
-        let (share, bytes) = (self.share(owner), bytes + RECORD_OVERHEAD_BYTES);
+        let known = self.find(owner, key);
+        let records = usize::from(known.is_none());
+        let replaced = known.map_or(0, Stored::bytes);
+        let Some(bytes) = (bytes + RECORD_OVERHEAD_BYTES).checked_sub(replaced) else {
+            // A withdrawal is one of these.
+            return true;
+        };
+        let share = self.share(owner);
         let all = if proven {
             RECORD_BYTES_MAX
         } else {

@@ -9,8 +9,11 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use tidings_api::InstanceKey;
+
 use super::items::{ItemKey, Place};
 use super::member::MemberState;
+use super::registry::Stored;
 use super::timer::Timer;
 use super::{Engine, Route};
 use crate::wire::HEADER_BYTES;
@@ -42,6 +45,9 @@ const FORWARD_DELAY: Duration = Duration::from_millis(20);
 /// that was lost lately is no reason yet.
 const STORM_DOUBT: f64 = 0.6;
 
+/// Items pushed before it is looked whether more may be.
+const PUSHED_AT_ONCE: usize = 32;
+
 /// Space in a datagram below which no broadcast is tried.
 const SPACE_WORTH_FILLING: usize = 24;
 
@@ -50,7 +56,7 @@ const SPACE_WORTH_FILLING: usize = 24;
 const MISFITS_MAX: usize = 16;
 
 /// Bytes of a datagram with a farewell that are left for what is asked with it.
-const FAREWELL_SPARE_BYTES: usize = 64;
+const FAREWELL_SPARE_BYTES: usize = 128;
 
 /// Members in a row that must agree in everything for what is queued to count as spread. Those who
 /// don't have it by then are few, and their digests tell.
@@ -209,7 +215,8 @@ impl Engine {
             .fresh
             .pushed
             .map_or(now, |pushed| now.max(pushed + self.config.push_delay));
-        self.timers.set_if_unset(Timer::Push, at);
+        // Sooner than what waits because too much of its kind was sent lately.
+        self.timers.set_earlier(Timer::Push, at);
     }
 
     /// Passes on what others say for or against a silent member.
@@ -277,39 +284,38 @@ impl Engine {
 
     /// Answers when to try again, where too much was sent lately.
     fn push_own(&mut self, now: Instant) -> Option<Instant> {
-        if self.fresh.own.is_empty() {
-            return None;
+        while !self.fresh.own.is_empty() {
+            let ready = self.fresh.for_own.ready(now);
+            if ready > now {
+                return Some(ready);
+            }
+            let own = take_some(&mut self.fresh.own);
+            let frames = self.pack(&own);
+            let sent = if self.tells_all() {
+                let datagrams = self.push_to(&self.present_others(), &frames.datagrams, &[]);
+                datagrams + self.push_to_few(&[], &frames.links)
+            } else {
+                self.push_to_few(&frames.datagrams, &frames.links)
+            };
+            self.fresh.for_own.spend(sent);
         }
-        let ready = self.fresh.for_own.ready(now);
-        if ready > now {
-            return Some(ready);
-        }
-        let own = std::mem::take(&mut self.fresh.own);
-        let frames = self.pack(&own);
-        let sent = if self.tells_all() {
-            let datagrams = self.push_to(&self.present_others(), &frames.datagrams, &[]);
-            datagrams + self.push_to_few(&[], &frames.links)
-        } else {
-            self.push_to_few(&frames.datagrams, &frames.links)
-        };
-        self.fresh.for_own.spend(sent);
         None
     }
 
     /// As [`push_own`](Self::push_own).
     fn push_passed(&mut self, now: Instant) -> Option<Instant> {
-        if self.fresh.passed.is_empty() && self.user_events.fresh.is_empty() {
-            return None;
+        while !self.fresh.passed.is_empty() || !self.user_events.fresh.is_empty() {
+            let ready = self.fresh.for_others.ready(now);
+            if ready > now {
+                return Some(ready);
+            }
+            let passed = take_some(&mut self.fresh.passed);
+            let mut frames = self.pack(&passed);
+            let events = take_some(&mut self.user_events.fresh);
+            frames.datagrams.extend(self.pack_events(now, &events));
+            let sent = self.push_to_few(&frames.datagrams, &frames.links);
+            self.fresh.for_others.spend(sent);
         }
-        let ready = self.fresh.for_others.ready(now);
-        if ready > now {
-            return Some(ready);
-        }
-        let passed = std::mem::take(&mut self.fresh.passed);
-        let mut frames = self.pack(&passed);
-        frames.datagrams.extend(self.pack_events(now));
-        let sent = self.push_to_few(&frames.datagrams, &frames.links);
-        self.fresh.for_others.spend(sent);
         None
     }
 
@@ -320,7 +326,10 @@ impl Engine {
             self.timers.set(Timer::Forward, ready);
             return;
         }
-        let told = std::mem::take(&mut self.fresh.told);
+        let told = take_some(&mut self.fresh.told);
+        if !self.fresh.told.is_empty() {
+            self.timers.set(Timer::Forward, now);
+        }
         let frames = self.pack(&told);
         let mut targets = self.push_targets();
         targets.truncate(self.forward_fanout());
@@ -496,38 +505,51 @@ impl Engine {
                 message.to_bytes()
             }
             ItemKey::Record(place) => {
-                let mut bytes = self.encode_successor(*place);
-                bytes.extend(self.encode_record(*place));
+                let Some(stored) = self.registry.at(*place) else {
+                    return Vec::new();
+                };
+                // Told alone, whoever hears of a withdrawal first would show nobody there.
+                let mut bytes = match stored.is_tombstone() {
+                    true => self.encode_successor(stored.key()),
+                    false => Vec::new(),
+                };
+                bytes.extend(self.encode_stored(place.owner, stored));
                 bytes
             }
         }
     }
 
-    /// What else is offered under the key of a record that is withdrawn: told alone, whoever hears of the
-    /// withdrawal first would show nobody there.
-    fn encode_successor(&self, place: Place) -> Vec<u8> {
-        let Some(withdrawn) = self.registry.at(place).filter(|it| it.is_tombstone()) else {
-            return Vec::new();
-        };
-        let key = withdrawn.key();
+    /// What is offered under the key of a record that is withdrawn, and by whom, as messages; empty where
+    /// nothing is.
+    fn encode_successor(&self, key: &InstanceKey) -> Vec<u8> {
         let offers = self.registry.offers(key).iter();
         let newest = offers
             .filter(|offer| self.is_shown(offer.owner))
             .max_by_key(|offer| offer.rank());
-        newest.map_or_else(Vec::new, |offer| {
-            self.encode_record(Place::of(offer.owner, key))
-        })
+        let Some((offer, owner)) =
+            newest.and_then(|offer| Some((offer, self.members.find(offer.owner)?)))
+        else {
+            return Vec::new();
+        };
+        // With who that is: it may have joined a moment ago.
+        let mut bytes = Message::Alive(owner.to_alive()).to_bytes();
+        bytes.extend(self.encode_record(Place::of(offer.owner, key)));
+        bytes
     }
 
-    /// A record as a message; empty where it is gone.
+    /// A record as a message, without what goes with it; empty where it is gone.
     pub(super) fn encode_record(&self, place: Place) -> Vec<u8> {
-        let owner = self.members.find(place.owner);
-        let (Some(owner), Some(stored)) = (owner, self.registry.at(place)) else {
+        let stored = self.registry.at(place);
+        stored.map_or_else(Vec::new, |stored| self.encode_stored(place.owner, stored))
+    }
+
+    fn encode_stored(&self, owner: u64, stored: &Stored) -> Vec<u8> {
+        let Some(member) = self.members.find(owner) else {
             return Vec::new();
         };
         Message::Record(crate::wire::message::Record {
-            owner: place.owner,
-            generation: owner.generation,
+            owner,
+            generation: member.generation,
             version: stored.version,
             key: stored.key().clone(),
             content: stored.content(),
@@ -571,5 +593,16 @@ impl Engine {
                 frames.push(frame);
             }
         }
+    }
+}
+
+/// The first few of what is to be sent.
+fn take_some<T: Copy + Ord>(of: &mut BTreeSet<T>) -> BTreeSet<T> {
+    match of.iter().nth(PUSHED_AT_ONCE).copied() {
+        Some(first_left) => {
+            let left = of.split_off(&first_left);
+            std::mem::replace(of, left)
+        }
+        None => std::mem::take(of),
     }
 }

@@ -101,8 +101,7 @@ impl Engine {
             return;
         };
         // What was refused is missing still, and would be sent and refused again.
-        let rests = self.refused.map(|refused| refused + REFUSED_REST);
-        if let Some(rested) = rests.filter(|rested| *rested > now) {
+        if let Some(rested) = self.rests_until(now) {
             self.sync_with = Some((address, since));
             self.timers.set(Timer::Sync, rested);
             return;
@@ -116,6 +115,12 @@ impl Engine {
         }
     }
 
+    /// Until when no sync goes on since something was refused, if that is so.
+    fn rests_until(&self, now: Instant) -> Option<Instant> {
+        let rested = self.refused.map(|refused| refused + REFUSED_REST);
+        rested.filter(|rested| *rested > now)
+    }
+
     /// Opens a sync: this member's word about itself, and the digest of everything.
     pub(super) fn start_sync(&mut self, address: SocketAddr) {
         self.stats.syncs += 1;
@@ -126,8 +131,22 @@ impl Engine {
         self.transmit(Route::Link(address), frame);
     }
 
-    pub(super) fn handle_sync(&self, ranges: &[RangeDigest], answer: &mut Answer) {
+    pub(super) fn handle_sync(
+        &mut self,
+        now: Instant,
+        sender: u64,
+        ranges: &[RangeDigest],
+        answer: &mut Answer,
+    ) {
         answer.engaged = true;
+        // Who opens a sync says who it is; who doesn't has more to give than goes into one answer.
+        let goes_on = matches!(ranges, [all] if (all.first, all.last) == (0, u64::MAX))
+            && !answer.told.contains_key(&sender);
+        if goes_on && self.rests_until(now).is_some() {
+            // And would give for ever what this member refuses.
+            self.joined(now);
+            return;
+        }
         let mut split = Vec::new();
         for theirs in ranges {
             let (first, last) = (theirs.first, theirs.last);
@@ -203,15 +222,16 @@ impl Engine {
     }
 
     /// Another member has told all it knows: this one has joined.
-    pub(super) fn handle_sync_done(&mut self, now: Instant, digest: u64) {
+    pub(super) fn handle_sync_done(&mut self, now: Instant, sender: u64, digest: u64) {
         self.joined(now);
+        self.release_synced(now, sender);
         if digest == self.items.digest() {
             self.caught_up();
         }
     }
 
     /// Sends what a frame is answered with, in frames of a bounded size.
-    pub(super) fn answer(&mut self, route: Route, answer: Answer) {
+    pub(super) fn answer(&mut self, now: Instant, (route, sender): (Route, u64), answer: Answer) {
         let Answer {
             engaged,
             mut asks,
@@ -228,6 +248,8 @@ impl Engine {
             items.extend(outdated.map(|(id, _)| ItemKey::Member(id)));
         }
         if engaged && asks.is_empty() {
+            // Nothing that the sender has told of is missing here.
+            self.release_synced(now, sender);
             asks.push(Message::SyncDone {
                 digest: self.items.digest(),
             });
@@ -241,6 +263,8 @@ impl Engine {
         for key in &items {
             let bytes = self.encode_whole(key);
             let Some(left) = room.checked_sub(bytes.len()) else {
+                // Not the end: who has these is to ask for the rest.
+                asks = vec![Message::Sync(vec![self.items.range_digest(0, u64::MAX)])];
                 break;
             };
             room = left;

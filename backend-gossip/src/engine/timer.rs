@@ -66,6 +66,13 @@ impl Timers {
         }
     }
 
+    /// Sets a deadline unless there is an earlier one.
+    pub(super) fn set_earlier(&mut self, timer: Timer, at: Instant) {
+        if self.by_timer.get(&timer).is_none_or(|set| at < *set) {
+            self.set(timer, at);
+        }
+    }
+
     /// Removes a deadline.
     pub(super) fn cancel(&mut self, timer: Timer) {
         if let Some(at) = self.by_timer.remove(&timer) {

@@ -55,9 +55,9 @@ pub const CHECKS_MAX: usize = 256;
 /// Most accusers kept and sent of one suspicion: more than any suspicion waits for.
 pub const ACCUSERS_MAX: usize = 8;
 
-/// Most bytes one frame is answered with: what may wait on one link. The rest comes with the next sync,
-/// which is about what is missing still.
-pub const ANSWER_BYTES_MAX: usize = 16 * LINK_FRAME_BYTES_MAX;
+/// Most bytes one frame is answered with, about: half of what may wait on one link. The rest comes when the
+/// other side has these, and asks about what is missing still.
+pub const ANSWER_BYTES_MAX: usize = 8 * LINK_FRAME_BYTES_MAX;
 
 /// Most members a sync answers about that its frame spoke of: twice as many as a batch has.
 pub const TOLD_MAX: usize = 4_096;

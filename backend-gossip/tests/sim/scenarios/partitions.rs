@@ -86,8 +86,10 @@ fn a_long_partition_heals() {
 
 #[test]
 fn what_was_deregistered_during_a_partition_is_not_shown_again() {
-    // Once within the time that tombstones are kept, and once much later.
-    for away in [30, 300] {
+    const TOGETHER: &[&[usize]] = &[&[7, 8, 9]];
+    const APART: &[&[usize]] = &[&[7], &[8], &[9]];
+    // Within the time that tombstones are kept, and much later; and with who was away in no company.
+    for (away, cuts) in [(30, TOGETHER), (300, TOGETHER), (30, APART)] {
         let config = EngineConfig {
             tombstone_retention: seconds(60),
             loss_hold: seconds(20),
@@ -98,7 +100,8 @@ fn what_was_deregistered_during_a_partition_is_not_shown_again() {
             let (gone, kept) = (key("web", "m8"), key("orders", "kept"));
             world.register(8, &kept, 10);
             world.run_until_agreed(seconds(5))?;
-            let cut = world.cut(&[7, 8, 9], Direction::Both);
+            let cut = |inside: &&[usize]| world.cut(inside, Direction::Both);
+            let cuts: Vec<_> = cuts.iter().map(cut).collect();
             world.run_for(seconds(away))?;
             world.deregister(8, &gone);
             world.run_for(seconds(away))?;
@@ -106,9 +109,15 @@ fn what_was_deregistered_during_a_partition_is_not_shown_again() {
                 !world.process(0).shows().contains(&gone),
                 "its owner is lost"
             );
-            world.heal(cut);
-            for _ in 0..20_000 {
+            for cut in cuts {
+                world.heal(cut);
+            }
+            for millisecond in 0..20_000 {
                 world.run_for(Duration::from_millis(1))?;
+                if millisecond < 3_000 && millisecond % 20 == 0 {
+                    // Later than what the others have missed, and heard sooner.
+                    world.register(8, &kept, 11 + millisecond);
+                }
                 for slot in 0..7 {
                     let shown = world.process(slot).shows();
                     assert!(
