@@ -28,6 +28,7 @@ links=(--lib -- half_open link::tests)
 convictions=(--lib -- engine::conviction_tests)
 # Where others repair it in time: an owner corrects what others have of it.
 plainly=(--lib -- engine::tests)
+events=(--lib -- engine::events_tests)
 
 # mutation NAME FILE SED-SCRIPT [TESTS…]; a file without a folder is the engine's.
 mutation() {
@@ -90,7 +91,7 @@ echo '|---|---|'
 
 # Members.
 mutation "refutation doesn't raise the incarnation" merge.rs \
-    's/me\.incarnation = incarnation\.saturating_add\(1\);/me.incarnation = incarnation;/'
+    's/me\.incarnation = above \+ 1;/me.incarnation = above;/'
 mutation 'accusations of this member are ignored' merge.rs \
     's/if accuse\.member == self\.me \{/if accuse.member == self.me { return;/'
 mutation 'a stale alive brings the dead back' merge.rs \
@@ -136,7 +137,11 @@ mutation 'generations of registrations stand still' registrations.rs \
 
 # Spreading.
 mutation 'changes are not pushed' spread.rs \
-    's/std::mem::take\(\&mut self\.fresh\.(own|told|passed)\)/BTreeSet::<ItemKey>::new()/'
+    's/take_some\(\&mut self\.fresh\.(own|told|passed)\)/{ self.fresh.\1.clear(); BTreeSet::<ItemKey>::new() }/'
+mutation 'everything is pushed at one moment' spread.rs \
+    's/^const PUSHED_AT_ONCE: usize = 32;/const PUSHED_AT_ONCE: usize = 32_000;/' "${plainly[@]}"
+mutation 'what was sent too much of keeps the rest waiting' spread.rs \
+    's/set_earlier\(Timer::Push, at\)/set_if_unset(Timer::Push, at)/' "${plainly[@]}"
 mutation 'nothing is synced' sync.rs \
     '/fn sync\(\&mut self, now: Instant\)/,/^    }/s/self\.start_sync\(address\);/let _ = address;/'
 mutation 'what was refuted is confirmed all the same' probe.rs \
@@ -167,6 +172,20 @@ mutation 'events of a sender are kept without end' streams.rs \
     's/while stream\.history\.len\(\) > EVENTS_PER_SENDER_MAX/while stream.history.len() > usize::MAX - 1/' "${queries[@]}"
 mutation 'large events are not fetched' replay.rs \
     's/self\.claim_announced\(now, from, head\);/let _ = (now, from, head);/' "${queries[@]}"
+mutation 'what waits behind a hole is never told' user_events.rs \
+    's/self\.skip_holes\(now\);//' "${events[@]}"
+mutation 'a new start forgets what waits behind a hole' user_events.rs \
+    's/let waiting = stream\.last_waiting\(\);/let waiting = None;/' "${events[@]}"
+mutation 'who leaves waits for nobody to have its events' join.rs \
+    's/let unheard = self\.has_last_words\(now\);/let unheard = false;/' "${events[@]}"
+mutation 'who has left is not asked for its last events' replay.rs \
+    's/member\.is_present\(\) \|\| left \&\&/member.is_present() || !left \&\&/' "${events[@]}"
+mutation 'who agrees on nothing has caught up' replay.rs \
+    's/compare\.caught_up \|= ours != 0 \|\| !may_come;/compare.caught_up |= ours != 0 || !may_come || may_come;/' "${events[@]}"
+mutation 'parts of streams are compared without end' replay.rs \
+    's/if std::mem::replace\(\&mut self\.user_events\.compare\.parts, true\) \{/if now < now {/' "${events[@]}"
+mutation 'who says nothing keeps a large query' queries.rs \
+    's/^const LARGE_PATIENCE: Duration = Duration::from_millis\(500\);/const LARGE_PATIENCE: Duration = Duration::from_secs(500);/' "${events[@]}"
 mutation 'queries are handed over again' answers.rs \
     's/if let Some\(known\) = self\.queries\.heard\.queries\.get\(\&key\) \{/if let Some(known) = self.queries.heard.queries.get(\&key) \&\& now < now {/' \
     "${queries[@]}"
@@ -195,7 +214,21 @@ mutation 'an observer keeps its keys' observer/driver.rs \
     's/self\.ring\.send_replace\(Arc::new\(ring\)\);/drop(ring);/' "${observers[@]}" -- rotation
 
 mutation 'a withdrawal is told without what it is for' spread.rs \
-    's/let mut bytes = self\.encode_successor\(\*place\);/let mut bytes = Vec::new();/'
+    's/true => self\.encode_successor\(stored\.key\(\)\),/true => Vec::new(),/'
+mutation 'a key is handed to somebody unheard of' spread.rs \
+    's/let mut bytes = Message::Alive\(owner\.to_alive\(\)\)\.to_bytes\(\);/let mut bytes = Vec::new(); drop(owner.to_alive());/' "${plainly[@]}"
+mutation 'what comes late vouches for what was lost' held.rs \
+    's/let known = known\.unwrap_or_else\(\|\| self\.newest_known\(id\)\);/let _ = known; let known = self.newest_known(id);/' "${plainly[@]}"
+mutation 'a namesake is not heard' mod.rs \
+    's/self\.hear_namesake\(now, route, \&mut reader\);//' "${plainly[@]}"
+mutation 'a large registry ends with its first part' sync.rs \
+    's/asks = vec!\[Message::Sync\(vec!\[self\.items\.range_digest\(0, u64::MAX\)\]\)\];/asks = vec![Message::SyncDone { digest: 0 }];/' "${plainly[@]}"
+mutation 'what is refused is given for ever' sync.rs \
+    's/if goes_on \&\& self\.rests_until\(now\)\.is_some\(\) \{/if goes_on \&\& now < now {/' "${plainly[@]}"
+mutation 'what is replaced counts twice' registry.rs \
+    's/let replaced = known\.map_or\(0, Stored::bytes\);/let replaced = known.map_or(0, |_| 0);/' "${plainly[@]}"
+mutation 'who moves is no new start' merge.rs \
+    's/self\.restart\(now, None, generation\.saturating_add\(1\)\.min\(COUNTER_MAX\)\);/self.restart(now, None, generation);/' "${plainly[@]}"
 
 # Members that mean harm, and their links.
 mutation 'any counter of a member is heard' merge.rs \
@@ -204,6 +237,10 @@ mutation 'any counter of an accusation is heard' merge.rs \
     's/if accuse\.generation\.max\(accuse\.incarnation\) > COUNTER_MAX \{/if now < now {/' "${hostile[@]}"
 mutation 'any counter of a record is heard' merge.rs \
     's/if record\.generation\.max\(record\.version\) > COUNTER_MAX \{/if now < now {/' "${hostile[@]}"
+mutation 'the invented leave no room' merge.rs \
+    's/if !speaks_for_itself \|\| /if speaks_for_itself || /' "${hostile[@]}"
+mutation 'the own word goes beyond the highest' merge.rs \
+    's/let \(newest, is_last\) = \(self\.version, above >= COUNTER_MAX\);/let (newest, is_last) = (self.version, above > COUNTER_MAX);/' "${hostile[@]}"
 mutation 'others may be at the own address' merge.rs \
     's/if alive\.address == self\.identity\.address \{/if now < now {/' "${hostile[@]}"
 mutation 'strangers are answered with more than they send' credit.rs \
@@ -213,7 +250,7 @@ mutation 'forged records are not corrected' merge.rs \
 mutation 'an owner has any number of records' registry.rs \
     's/share\.records \+ records <= RECORDS_PER_OWNER_MAX/share.records + records < usize::MAX/' "${hostile[@]}"
 mutation 'what was refused is synced over and over' sync.rs \
-    's/let rests = self\.refused\.map/let rests = self.refused.filter(|_| now < now).map/' "${hostile[@]}"
+    's/let rested = self\.refused\.map/let rested = self.refused.filter(|_| now < now).map/' "${hostile[@]}"
 mutation 'half a frame has no deadline' link/carrier.rs \
     's/let read = timeout\(FRAME_TIMEOUT, read_frame/let read = timeout(1_000 * FRAME_TIMEOUT, read_frame/' "${links[@]}"
 mutation 'writing has no deadline' link/carrier.rs \
