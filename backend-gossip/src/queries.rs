@@ -292,12 +292,13 @@ impl QueryHub {
 
     /// Ends the queries that nobody waits for any more.
     pub(crate) fn end_dropped(&mut self, engine: &mut Engine) {
-        let dropped = self
-            .open
-            .extract_if(.., |_, query| query.updates.is_closed());
-        for (id, _) in dropped {
-            engine.end_query(id);
-        }
+        self.open.retain(|id, query| {
+            let dropped = query.updates.is_closed();
+            if dropped {
+                engine.end_query(*id);
+            }
+            !dropped
+        });
     }
 
     pub(crate) fn end(&mut self, id: u64, outcomes: Vec<(Arc<str>, Outcome)>) {

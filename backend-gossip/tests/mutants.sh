@@ -27,7 +27,7 @@ links=(--lib -- half_open link::tests)
 # Where the simulator's clusters are safe all the same: who is suspected too soon is challenged.
 convictions=(--lib -- engine::conviction_tests)
 # Where others repair it in time: an owner corrects what others have of it.
-plainly=(--lib -- engine::tests)
+plainly=(--lib -- engine::tests engine::records_tests)
 events=(--lib -- engine::events_tests)
 
 # mutation NAME FILE SED-SCRIPT [TESTS…]; a file without a folder is the engine's.

@@ -73,6 +73,8 @@ mod feature_tests;
 #[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
+mod records_tests;
+#[cfg(test)]
 mod sentinels_tests;
 #[cfg(test)]
 mod testing;
