@@ -205,11 +205,9 @@ impl Registrar {
             }
             Ok(())
         };
-        let told = tokio::select! {
-            biased;
-            told = timeout_at(deadline, tell) => told.unwrap_or_else(|_| Err(silent())),
-            () = self.context.link.disconnected(), if !slots.is_empty() => Err(silent()),
-        };
+        // To its end, also where etcd isn't heard at present: an election is over sooner than a lease.
+        let told = timeout_at(deadline, tell).await;
+        let told = told.unwrap_or_else(|_| Err(silent()));
         told.map_err(|cause: Error| {
             let message = "etcd could not be told: the registrations end with their leases";
             let error = error(ErrorKind::Unavailable, message);

@@ -36,6 +36,7 @@ on_both_versions! {
     one_of_three_dead
     one_of_three_hung
     quorum_lost_and_regained
+    closed_while_there_is_no_quorum
     compaction_while_disconnected
     lease_revoked_behind_our_back
     key_deleted_behind_our_back
@@ -254,6 +255,33 @@ async fn quorum_lost_and_regained(version: Version) {
     assert_eq!(seen.since_mark().await, ["~a"]);
     seen.still_hears(&owner).await;
     drop(client);
+}
+
+async fn closed_while_there_is_no_quorum(version: Version) {
+    let options = Options::default().members(3).version(version);
+    let mut cluster = Cluster::start(options).await.unwrap();
+    let client = EtcdDiscovery::start(config(&cluster)).await.unwrap();
+    let mut config = config(&cluster);
+    // Its leases outlive this test, and it closes for as long as the members need to come back.
+    config.ttl = Duration::from_secs(600);
+    config.timeout = Duration::from_secs(60);
+    let owner = EtcdDiscovery::start(config).await.unwrap();
+    let seen = Seen::by(&client).await;
+    owner.register(web("a", 1)).await.unwrap();
+    owner.register(web("b", 1)).await.unwrap();
+    seen.shows(&[("a", 1), ("b", 1)]).await;
+    cluster.kill(1);
+    cluster.kill(2);
+    seen.is_stale().await;
+    eventually("the owner hears nobody", || {
+        !owner.status().connection().is_connected()
+    })
+    .await;
+    let (closed, restarted) = tokio::join!(owner.close(), cluster.restart_all());
+    restarted.unwrap();
+    closed.unwrap();
+    seen.wait("all are gone", |view| view.is_live() && view.is_empty())
+        .await;
 }
 
 async fn compaction_while_disconnected(version: Version) {
