@@ -126,7 +126,10 @@ impl WritesTask {
             while self.has_room()
                 && let Some(order) = self.refused.pop_front()
             {
-                self.start(vec![order]);
+                // Its instance may have been withdrawn since it was refused.
+                if !order.reply.is_closed() {
+                    self.start(vec![order]);
+                }
             }
             tokio::select! {
                 biased;
