@@ -131,8 +131,8 @@ impl Registrar {
 
     pub(crate) async fn register(&self, instance: Instance, tasks: &Tasks) -> Result<InstanceKey> {
         let key = instance.key().clone();
-        let (slot, version, _claim) = self.offer(instance, tasks)?;
-        self.settle(&slot, version).await?;
+        let (slot, change, _claim) = self.offer(instance, tasks)?;
+        self.settle_or_undo(&slot, change).await?;
         Ok(key)
     }
 
@@ -155,7 +155,7 @@ impl Registrar {
     }
 
     pub(crate) async fn health(&self, key: &InstanceKey, health: Health) -> Result<()> {
-        let (slot, version) = {
+        let (slot, change) = {
             let slots = self.lock()?;
             let slot = slots.map.get(key);
             let changed = slot.and_then(|slot| Some((slot.clone(), slot.set_health(health)?)));
@@ -164,7 +164,7 @@ impl Registrar {
                 error(ErrorKind::NotOwned, message).with_operation("health")
             })?
         };
-        self.settle(&slot, version).await
+        self.settle_or_undo(&slot, change).await
     }
 
     pub(crate) fn status(&self) -> Vec<(InstanceKey, Registration)> {
@@ -216,7 +216,7 @@ impl Registrar {
     }
 
     /// Makes `instance` what is desired under its key.
-    fn offer(&self, instance: Instance, tasks: &Tasks) -> Result<(Arc<Slot>, u64, Claim)> {
+    fn offer(&self, instance: Instance, tasks: &Tasks) -> Result<(Arc<Slot>, Change, Claim)> {
         let mut slots = self.lock()?;
         let key = instance.key().clone();
         let slot = match slots.map.get(&key) {
@@ -229,8 +229,8 @@ impl Registrar {
                 slot
             }
         };
-        let version = slot.offer(instance);
-        Ok((slot.clone(), version, Claim(slot)))
+        let change = slot.offer(instance);
+        Ok((slot.clone(), change, Claim(slot)))
     }
 
     fn take_lease(&self, slots: &mut Slots, tasks: &Tasks) -> Arc<Lease> {
@@ -241,6 +241,15 @@ impl Registrar {
         }
         slots.leases_taken += 1;
         lease
+    }
+
+    /// The same as [`settle`](Self::settle); takes the change back where etcd refuses it.
+    async fn settle_or_undo(&self, slot: &Slot, change: Change) -> Result<()> {
+        let settled = self.settle(slot, change.version).await;
+        if settled.is_err() {
+            slot.undo(change, &self.context.views);
+        }
+        settled
     }
 
     /// Waits until etcd has what was desired, or until that has to wait.
@@ -259,7 +268,6 @@ impl Registrar {
             () = link.disconnected() => None,
         };
         if let Some(denial) = denial {
-            slot.undo(version, &self.context.views);
             return Err(denial);
         }
         slot.show_pending(version, &self.context.views);
@@ -304,29 +312,32 @@ impl Slot {
         Self { key, lease, state }
     }
 
-    /// Offers `instance` from now on; returns the version to wait for.
-    fn offer(&self, instance: Instance) -> u64 {
-        let mut version = 0;
+    /// Offers `instance` from now on.
+    fn offer(&self, instance: Instance) -> Change {
+        let mut change = Change::default();
         self.state.send_modify(|state| {
-            version = state.offer(instance);
+            change.before = state.offered().cloned();
+            change.version = state.offer(instance);
             state.claims += 1;
         });
-        version
+        change
     }
 
-    fn set_health(&self, health: Health) -> Option<u64> {
-        let mut version = None;
+    fn set_health(&self, health: Health) -> Option<Change> {
+        let mut change = None;
         self.state.send_if_modified(|state| {
-            version = state.offered().cloned().map(|offered| {
+            change = state.offered().cloned().map(|offered| {
                 let instance = Instance::clone(&offered).with_health(health);
-                if instance == *offered {
-                    return state.version;
-                }
-                state.want(Some(Arc::new(instance)))
+                let version = match instance == *offered {
+                    true => state.version,
+                    false => state.want(Some(Arc::new(instance))),
+                };
+                let before = Some(offered);
+                Change { version, before }
             });
-            version.is_some()
+            change.is_some()
         });
-        version
+        change
     }
 
     /// Offers nothing from now on; returns what was offered until then, and the version to wait for.
@@ -345,13 +356,14 @@ impl Slot {
         withdrawn
     }
 
-    /// Takes a refused change back: what was there before is desired again.
-    fn undo(&self, version: u64, views: &Views) {
+    /// Takes a refused change back: what was desired before is desired again, also where etcd never
+    /// had it.
+    fn undo(&self, change: Change, views: &Views) {
+        let Change { version, before } = change;
         self.state.send_if_modified(|state| {
-            if state.version != version {
+            if state.version != version || state.instance == before {
                 return false;
             }
-            let before = state.confirmed.clone();
             views.set_own(&self.key, before.clone().map(Own::Offered));
             state.want(before);
             true
@@ -436,6 +448,15 @@ impl Desired {
         let is_final = |error: &&Error| is_offer && !error.is_retryable();
         self.last_error.as_ref().filter(is_final)
     }
+}
+
+/// What a call changed.
+#[derive(Default)]
+struct Change {
+    /// The version to wait for.
+    version: u64,
+    /// What was offered before.
+    before: Option<Arc<Instance>>,
 }
 
 /// A `register` under way, which makes this the newest owner of its key.
