@@ -47,7 +47,7 @@ pub(crate) struct LiveView {
     first: watch::Sender<First>,
 }
 
-/// How the first try to read a view ended.
+/// How the first try to read a view ended, or the last one until one succeeded.
 pub(crate) type First = Option<Result<()>>;
 
 /// What etcd says.
@@ -211,12 +211,14 @@ impl LiveView {
         self.feed.unused().await;
     }
 
-    /// Says how the first try to read it ended; later ones don't count.
+    /// Says how the first try to read it ended; later ones count until one has succeeded.
     pub(crate) fn set_first(&self, result: Result<()>) {
         self.first.send_if_modified(|first| {
-            let is_first = first.is_none();
-            first.get_or_insert(result);
-            is_first
+            let counts = !matches!(first, Some(Ok(())));
+            if counts {
+                *first = Some(result);
+            }
+            counts
         });
     }
 

@@ -3,9 +3,11 @@
 
 mod support;
 
+use std::time::{Duration, Instant};
+
 use etcd_client::{Client, Permission};
-use support::{Proxied, Seen, admin, config, eventually, is_registered, key, web};
-use tidings_api::{Discovery, ErrorKind, Health, Registration};
+use support::{PATIENCE, Proxied, Seen, admin, config, eventually, is_registered, key, web};
+use tidings_api::{Discovery, DiscoveryExt, ErrorKind, Health, Registration};
 use tidings_testkit::etcd::{Cluster, Options};
 
 const USER: &str = "app";
@@ -33,6 +35,25 @@ tidings_testkit::server_tests! { etcd_3_4:
         let seen = Seen::by(&owner.etcd).await;
         seen.shows(&[("a", 1)]).await;
         assert_eq!(seen.view().get(&key("a")).unwrap().health().note(), None);
+        drop(cluster);
+    }
+
+    async fn a_refused_view_can_be_joined_once_it_is_permitted() {
+        let (cluster, mut root, client) = in_an_outage().await;
+        let seen = Seen::by(&client.etcd).await;
+        client.restore();
+        let start = Instant::now();
+        let refused = loop {
+            match client.etcd.watch_service("web").await {
+                Err(refused) => break refused,
+                Ok(_) => assert!(start.elapsed() < PATIENCE, "it is not refused"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        assert_eq!(refused.kind(), ErrorKind::Denied, "{refused}");
+        permit(&mut root).await;
+        seen.shows(&[]).await;
+        client.etcd.watch_service("web").await.unwrap();
         drop(cluster);
     }
 }
