@@ -97,6 +97,9 @@ impl From<ClientError> for Fault {
             {
                 Self::NoUsers
             }
+            Code::FailedPrecondition if is_about_the_member(status.message()) => {
+                Self::Unreachable(error(ErrorKind::Unavailable, text))
+            }
             Code::NotFound if status.message().contains("lease not found") => Self::LeaseGone,
             Code::OutOfRange if status.message().contains("compacted") => Self::Compacted,
             Code::ResourceExhausted => Self::Busy(error(ErrorKind::Unavailable, text)),
@@ -130,9 +133,37 @@ fn is_old_login(message: &str) -> bool {
         .any(|text| message.contains(text))
 }
 
+/// What this member can't, and another one can. Since 3.6 the code doesn't tell.
+fn is_about_the_member(message: &str) -> bool {
+    ["not supported for learner", "not capable", "not leader"]
+        .iter()
+        .any(|text| message.contains(text))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_only_this_member_cannot_do_is_tried_on_another() {
+        for text in [
+            "etcdserver: rpc not supported for learner",
+            "etcdserver: not capable",
+            "etcdserver: not leader",
+        ] {
+            for code in [Code::Unavailable, Code::FailedPrecondition] {
+                let fault = Fault::from(ClientError::GRpcStatus(tonic::Status::new(code, text)));
+                assert!(
+                    matches!(fault, Fault::Unreachable(_)),
+                    "{code:?}: {fault:?}"
+                );
+            }
+        }
+        let text = "etcdserver: mvcc: something else";
+        let other = tonic::Status::new(Code::FailedPrecondition, text);
+        let fault = Fault::from(ClientError::GRpcStatus(other));
+        assert!(matches!(fault, Fault::Refused(_)), "{fault:?}");
+    }
 
     #[test]
     fn a_cancel_is_told_by_its_revision_where_it_has_no_text() {
