@@ -95,11 +95,6 @@ impl Timing {
             probe_interval: fifth.min(Duration::from_secs(5)),
         }
     }
-
-    /// After how long at most a silent member is given up: it is asked, and asked again.
-    pub(crate) fn noticed(&self) -> Duration {
-        self.probe_interval + 2 * self.answer
-    }
 }
 
 impl Link {
@@ -132,6 +127,13 @@ impl Link {
 
     pub(crate) fn timing(&self) -> Timing {
         self.timing
+    }
+
+    /// After how long at most it is noticed that nobody answers: the current member is asked, then
+    /// the others, then again the current one.
+    pub(crate) fn noticed(&self) -> Duration {
+        let answers = u32::try_from(self.endpoints.len() + 1).unwrap_or(u32::MAX);
+        self.timing.probe_interval + answers * self.timing.answer
     }
 
     /// How the connection is doing, for the status.

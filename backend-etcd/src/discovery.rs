@@ -200,6 +200,6 @@ fn bounds(config: &EtcdConfig, link: &Link) -> Bounds {
         visible: PROPAGATION,
         removed: PROPAGATION,
         crashed: config.ttl + EXPIRY_DELAY + LOSS_LINGER + PROPAGATION,
-        stale: link.timing().noticed() + STALE_AFTER,
+        stale: link.noticed() + STALE_AFTER,
     }
 }

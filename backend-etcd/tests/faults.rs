@@ -35,6 +35,7 @@ on_both_versions! {
     stopped_for_three_times_the_ttl
     one_of_three_dead
     one_of_three_hung
+    all_endpoints_silent_at_once
     quorum_lost_and_regained
     closed_while_there_is_no_quorum
     compaction_while_disconnected
@@ -230,6 +231,24 @@ async fn without_one_of_three(version: Version, fault: fn(&mut Cluster, usize)) 
     // The fault is still there.
     let status = cluster.ctl(&["--command-timeout=1s", "endpoint", "health", "--cluster"]);
     assert!(status.is_err(), "all members are well: {status:?}");
+}
+
+async fn all_endpoints_silent_at_once(version: Version) {
+    let cluster = Cluster::start(Options::default().members(3).version(version))
+        .await
+        .unwrap();
+    let mut config = config(&cluster);
+    // So that the time of an answer is far longer than what a busy machine adds.
+    config.ttl = Duration::from_secs(10);
+    let client = Proxied::start(&cluster, config.clone()).await.unwrap();
+    let owner = EtcdDiscovery::start(config).await.unwrap();
+    let seen = Seen::by(&client.etcd).await;
+    seen.still_hears(&owner).await;
+    client.black_hole();
+    let silent = Instant::now();
+    seen.is_stale().await;
+    let (elapsed, bound) = (silent.elapsed(), client.etcd.status().bounds().stale);
+    assert!(elapsed <= bound, "stale after {elapsed:?}, and not {bound:?}");
 }
 
 async fn quorum_lost_and_regained(version: Version) {
