@@ -3,8 +3,9 @@
 //! `etcd-client` spreads calls over its endpoints and doesn't leave out one that is dead, so each
 //! endpoint gets a client of its own here. All of a handle's streams go by one endpoint, the
 //! *current* one. A task asks it again and again whether it is there, and moves on to the next
-//! healthy one when it isn't; streams on the old one are given up then ([`Link::left`]). A call that
-//! fails goes on with the next endpoint by itself.
+//! healthy one when it isn't; streams on the old one are given up then ([`Link::left`]), and also
+//! when its connection has been replaced by another. A call that fails goes on with the next endpoint
+//! by itself.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -68,6 +69,8 @@ struct Connected {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Route {
     endpoint: usize,
+    /// The serial of the connection that was heard: behind one address may be many members.
+    connection: Option<u64>,
     epoch: u64,
 }
 
@@ -114,6 +117,7 @@ impl Link {
             state: watch::Sender::new(State {
                 route: Route {
                     endpoint: 0,
+                    connection: None,
                     epoch: 0,
                 },
                 heard: Heard::NotYet {
@@ -161,7 +165,7 @@ impl Link {
         self.state.borrow().route
     }
 
-    /// Waits until the endpoint of `route` has been given up.
+    /// Waits until the endpoint of `route`, or its connection, has been given up.
     pub(crate) async fn left(&self, route: Route) {
         let mut state = self.state.subscribe();
         // The sender is in `self`, so it isn't gone.
@@ -309,29 +313,34 @@ impl Link {
                     last = Some(error);
                     self.forget(endpoint, None).await;
                 }
-                // Whoever refuses is there, except for a login that nobody will ever grant.
-                Err(Fault::Denied(error) | Fault::Refused(error))
-                    if !self.was_logged_in(endpoint).await =>
-                {
-                    last = Some(error);
-                }
-                Ok(_) | Err(_) => {
-                    self.heard(endpoint);
-                    return Ok(());
-                }
+                answer => match (answer, self.connection_of(endpoint).await) {
+                    // Whoever refuses is there, except for a login that nobody will ever grant.
+                    (Err(Fault::Denied(error) | Fault::Refused(error)), None) => last = Some(error),
+                    (_, connection) => {
+                        self.heard(endpoint, connection);
+                        return Ok(());
+                    }
+                },
             }
         }
         Err(last.unwrap_or_else(|| Fault::no_answer().to_error()))
     }
 
-    async fn was_logged_in(&self, endpoint: usize) -> bool {
-        self.endpoints[endpoint].client.lock().await.is_some()
+    /// The serial of an endpoint's connection, which there is none of before it has logged in.
+    async fn connection_of(&self, endpoint: usize) -> Option<u64> {
+        let connected = self.endpoints[endpoint].client.lock().await;
+        connected.as_ref().map(|connected| connected.serial)
     }
 
-    fn heard(&self, endpoint: usize) {
+    fn heard(&self, endpoint: usize, connection: Option<u64>) {
         self.state.send_if_modified(|state| {
             let was_heard = matches!(state.heard, Heard::Yes);
-            if was_heard && state.route.endpoint == endpoint {
+            let Route {
+                endpoint: last,
+                connection: by,
+                ..
+            } = state.route;
+            if was_heard && (last, by) == (endpoint, connection) {
                 return false;
             }
             let url = &self.endpoints[endpoint].url;
@@ -339,9 +348,11 @@ impl Link {
             if matches!(state.heard, Heard::No { .. }) {
                 state.recovered = Some(Instant::now());
             }
-            // Streams that were made in an outage, or on another endpoint, start anew.
+            // Streams that were made in an outage, or on another connection, start anew: nobody asks
+            // whether that is alive.
             state.route = Route {
                 endpoint,
+                connection,
                 epoch: state.route.epoch + 1,
             };
             state.heard = Heard::Yes;

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use etcd_client::{GetOptions, Permission};
 use support::{PATIENCE, Proxied, Seen, TTL, admin, config, eventually, is_registered, key, web};
-use tidings_api::{Discovery, DiscoveryExt, Health, Registration, Removal};
+use tidings_api::{Discovery, DiscoveryExt, Health, Registration, Removal, View};
 use tidings_etcd::EtcdDiscovery;
 use tidings_testkit::etcd::{Cluster, Options, Version};
+use tidings_testkit::proxy::Proxy;
 
 macro_rules! on_both_versions {
     ($($test:ident)*) => {
@@ -36,6 +37,7 @@ on_both_versions! {
     one_of_three_dead
     one_of_three_hung
     all_endpoints_silent_at_once
+    one_hung_of_many_behind_one_address
     quorum_lost_and_regained
     closed_while_there_is_no_quorum
     compaction_while_disconnected
@@ -211,7 +213,7 @@ async fn without_one_of_three(version: Version, fault: fn(&mut Cluster, usize)) 
         // leader elected; not for long.
         owner.register(web("a", number)).await.unwrap();
         is_registered(&owner, "a").await;
-        let newest = |view: &tidings_api::View| support::number_in(view, "a") == Some(number);
+        let newest = |view: &View| support::number_in(view, "a") == Some(number);
         let shown = tokio::time::timeout(quiet, seen.wait("the newest content", newest)).await;
         assert!(
             shown.is_ok(),
@@ -248,7 +250,39 @@ async fn all_endpoints_silent_at_once(version: Version) {
     let silent = Instant::now();
     seen.is_stale().await;
     let (elapsed, bound) = (silent.elapsed(), client.etcd.status().bounds().stale);
-    assert!(elapsed <= bound, "stale after {elapsed:?}, and not {bound:?}");
+    assert!(
+        elapsed <= bound,
+        "stale after {elapsed:?}, and not {bound:?}"
+    );
+}
+
+async fn one_hung_of_many_behind_one_address(version: Version) {
+    let options = Options::default().members(3).version(version);
+    let cluster = Cluster::start(options).await.unwrap();
+    let leader = cluster.leader().unwrap();
+    let (hung, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let addresses = cluster.addresses();
+    let balancer = Proxy::start(addresses[hung]).await.unwrap();
+    let mut client = config(&cluster);
+    client.endpoints = vec![balancer.address().to_string()];
+    let client = EtcdDiscovery::start(client).await.unwrap();
+    let seen = Seen::by(&client).await;
+    client.register(web("own", 1)).await.unwrap();
+    seen.shows(&[("own", 1)]).await;
+    let mut owner = config(&cluster);
+    owner.endpoints = vec![addresses[leader].to_string()];
+    let owner = EtcdDiscovery::start(owner).await.unwrap();
+    balancer.redirect(addresses[other]);
+    cluster.pause(hung).unwrap();
+    owner.register(web("a", 1)).await.unwrap();
+    // A ping on the silent connection would tell as well, but only after 15 s.
+    let noticed = client.status().bounds().stale + Duration::from_secs(5);
+    let knows = |view: &View| !view.is_live() || view.get(&key("a")).is_some();
+    let knows = tokio::time::timeout(noticed, seen.wait("it shows what is new", knows)).await;
+    assert!(knows.is_ok(), "the view is frozen, and live");
+    seen.shows(&[("a", 1), ("own", 1)]).await;
+    is_registered(&client, "own").await;
+    seen.still_hears(&owner).await;
 }
 
 async fn quorum_lost_and_regained(version: Version) {
@@ -480,7 +514,7 @@ async fn auth_token_expiring_in_the_middle_of_a_watch(version: Version) {
             .await
             .unwrap();
         owner.register(web("a", number)).await.unwrap();
-        let newest = |view: &tidings_api::View| {
+        let newest = |view: &View| {
             support::number_in(view, "a") == Some(number) && view.len() == number && view.is_live()
         };
         seen.wait("the newest content", newest).await;
@@ -603,7 +637,7 @@ async fn five_thousand_instances_in_one_service(version: Version) {
     }
     let client = Proxied::start(&cluster, config(&cluster)).await.unwrap();
     let seen = Seen::by(&client.etcd).await;
-    let complete = |view: &tidings_api::View| view.is_live() && view.len() == COUNT;
+    let complete = |view: &View| view.is_live() && view.len() == COUNT;
     seen.wait("all are there", complete).await;
     seen.mark().await;
     client.black_hole();
@@ -612,7 +646,7 @@ async fn five_thousand_instances_in_one_service(version: Version) {
     owner.register(web("i18", 0)).await.unwrap();
     owner.register(web("new", 0)).await.unwrap();
     client.restore();
-    let newest = |view: &tidings_api::View| complete(view) && view.get(&key("new")).is_some();
+    let newest = |view: &View| complete(view) && view.get(&key("new")).is_some();
     seen.wait("all are there, and the newest", newest).await;
     assert_eq!(seen.since_mark().await, ["+new", "-i17", "~i18"]);
     owner.close().await.unwrap();

@@ -16,11 +16,12 @@ use crate::Result;
 /// How much is read at once.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// Forwards TCP connections to one server, until it is told otherwise. Ends when dropped, with its
+/// Forwards TCP connections to a server, until it is told otherwise. Ends when dropped, with its
 /// connections. Runs beside the test's runtime, which may count its tasks, or block.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
+    server: watch::Sender<SocketAddr>,
     mode: watch::Sender<Mode>,
     accepting: JoinHandle<()>,
 }
@@ -46,15 +47,18 @@ impl Proxy {
         let delay = Duration::ZERO;
         let mode = watch::Sender::new(Mode::Pass { delay });
         let accepted = mode.subscribe();
+        let server = watch::Sender::new(server);
+        let servers = server.subscribe();
         let start = async move {
             let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
             let address = listener.local_addr()?;
-            let accepting = tokio::spawn(accept(listener, server, accepted));
+            let accepting = tokio::spawn(accept(listener, servers, accepted));
             Ok::<_, std::io::Error>((address, accepting))
         };
         let (address, accepting) = runtime()?.spawn(start).await??;
         Ok(Self {
             address,
+            server,
             mode,
             accepting,
         })
@@ -64,6 +68,12 @@ impl Proxy {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Forwards new connections to another server, as what balances load does; those that are there
+    /// stay.
+    pub fn redirect(&self, server: SocketAddr) {
+        self.server.send_replace(server);
     }
 
     /// Ends all connections, and new ones at once.
@@ -109,9 +119,13 @@ fn runtime() -> Result<&'static Runtime> {
         .ok_or_else(|| "no runtime for proxies".into())
 }
 
-async fn accept(listener: TcpListener, server: SocketAddr, mode: watch::Receiver<Mode>) {
+async fn accept(
+    listener: TcpListener,
+    servers: watch::Receiver<SocketAddr>,
+    mode: watch::Receiver<Mode>,
+) {
     while let Ok((client, _)) = listener.accept().await {
-        let mode = mode.clone();
+        let (server, mode) = (*servers.borrow(), mode.clone());
         tokio::spawn(async move {
             // A connection that fails is one that ends, for both sides.
             let _ = forward(client, server, mode).await;
