@@ -11,6 +11,8 @@ pub(crate) enum Fault {
     Unreachable(Error),
     /// The cluster answered that it can't do it now: the same call may succeed later.
     Busy(Error),
+    /// The cluster has no space left: it takes nothing but plain deletions, until somebody makes some.
+    Full(Error),
     /// The login has expired: log in again.
     Token,
     /// A login where nobody can: there are no users.
@@ -57,6 +59,7 @@ impl Fault {
         match self {
             Self::Unreachable(error)
             | Self::Busy(error)
+            | Self::Full(error)
             | Self::Denied(error)
             | Self::Refused(error) => error.clone(),
             Self::Token => error(ErrorKind::Denied, "the login is refused again and again"),
@@ -102,6 +105,9 @@ impl From<ClientError> for Fault {
             }
             Code::NotFound if status.message().contains("lease not found") => Self::LeaseGone,
             Code::OutOfRange if status.message().contains("compacted") => Self::Compacted,
+            Code::ResourceExhausted if status.message().contains("space exceeded") => {
+                Self::Full(error(ErrorKind::Unavailable, text))
+            }
             Code::ResourceExhausted => Self::Busy(error(ErrorKind::Unavailable, text)),
             Code::InvalidArgument
             | Code::NotFound

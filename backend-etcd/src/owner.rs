@@ -399,9 +399,7 @@ impl Owner {
                         lease,
                         value,
                     });
-                    // With its lease, the key goes in a moment as well.
-                    let closing = self.context.closing.load(Ordering::Relaxed);
-                    if closing && self.slot.lease.state().id == Some(lease) {
+                    if self.goes_with(lease) {
                         self.known = None;
                         return Ok(());
                     }
@@ -419,10 +417,22 @@ impl Owner {
                     self.slot.lease.doubt(lease);
                     return self.delete_own().await;
                 }
+                Err(Fault::Full(_)) if self.goes_with(lease) => {
+                    self.known = None;
+                    return Ok(());
+                }
+                // Without a word of it, it is shown a moment longer.
+                Err(Fault::Full(_)) => return self.delete_own().await,
                 Err(fault) => return Err(fault),
             }
         }
         self.delete_own().await
+    }
+
+    /// Whether the key goes in a moment, with this lease.
+    fn goes_with(&self, lease: i64) -> bool {
+        let closing = self.context.closing.load(Ordering::Relaxed);
+        closing && self.slot.lease.state().id == Some(lease)
     }
 
     /// Deletes what this handle has under the key, and nothing else.
@@ -438,15 +448,30 @@ impl Owner {
                 continue;
             };
             let expected = known.revision;
-            match self.delete(expected).await? {
-                Written::At(revision) => {
+            match self.delete(expected).await {
+                Ok(Written::At(revision)) => {
                     self.seen_revision = revision;
                     self.known = None;
                     return Ok(());
                 }
-                Written::Found(_) => self.known = None,
+                Ok(Written::Found(_)) => self.known = None,
+                Err(Fault::Full(_)) => return self.delete_own_without_condition().await,
+                Err(fault) => return Err(fault),
             }
         }
+        Ok(())
+    }
+
+    /// The same where there is no space for a condition either. Nobody else writes the key meanwhile:
+    /// there is no space for that.
+    async fn delete_own_without_condition(&mut self) -> Result<(), Fault> {
+        let (found, revision) = self.get().await?;
+        let is_there = found.is_some_and(|kv| self.is_own(&kv));
+        self.seen_revision = match is_there {
+            true => self.delete_unseen().await?,
+            false => revision,
+        };
+        self.known = None;
         Ok(())
     }
 

@@ -198,7 +198,7 @@ async fn send(link: &Link, mut orders: Vec<Order>) -> Vec<Order> {
         order.is_uncertain |= is_uncertain;
     }
     let written = match answer {
-        Err(fault @ (Fault::Unreachable(_) | Fault::Busy(_))) => Err(fault),
+        Err(fault @ (Fault::Unreachable(_) | Fault::Busy(_) | Fault::Full(_))) => Err(fault),
         Ok(answer) if answer.succeeded() => {
             let header = answer.header();
             Ok(header.map_or(0, etcd_client::ResponseHeader::revision))

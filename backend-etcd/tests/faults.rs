@@ -41,6 +41,7 @@ on_both_versions! {
     quorum_lost_and_regained
     closed_while_there_is_no_quorum
     compaction_while_disconnected
+    deregistered_and_closed_while_etcd_is_full
     lease_revoked_behind_our_back
     key_deleted_behind_our_back
     client_partitioned_longer_than_the_ttl_and_back
@@ -378,6 +379,46 @@ async fn compaction_while_disconnected(version: Version) {
         .await;
     assert_eq!(seen.since_mark().await, ["+new", "-gone", "~changed"]);
     seen.still_hears(&owner).await;
+}
+
+async fn deregistered_and_closed_while_etcd_is_full(version: Version) {
+    let options = Options {
+        arguments: vec!["--quota-backend-bytes".into(), (4 << 20).to_string()],
+        ..Options::default().version(version)
+    };
+    let cluster = Cluster::start(options).await.unwrap();
+    let client = EtcdDiscovery::start(config(&cluster)).await.unwrap();
+    let mut config = config(&cluster);
+    // Its leases outlive this test.
+    config.ttl = Duration::from_secs(600);
+    let leaving = EtcdDiscovery::start(config.clone()).await.unwrap();
+    let closing = EtcdDiscovery::start(config).await.unwrap();
+    let seen = Seen::by(&client).await;
+    leaving.register(web("a", 1)).await.unwrap();
+    leaving.register(web("b", 1)).await.unwrap();
+    closing.register(web("c", 1)).await.unwrap();
+    seen.shows(&[("a", 1), ("b", 1), ("c", 1)]).await;
+    let mut admin = admin(cluster.addresses()[0], false).await.unwrap();
+    let mut full = false;
+    for number in 0..20 {
+        let put = admin
+            .put(format!("fill/{number}"), vec![0; 1 << 20], None)
+            .await;
+        full = put.is_err_and(|error| error.to_string().contains("space exceeded"));
+        if full {
+            break;
+        }
+    }
+    assert!(full, "there is still space");
+    assert_eq!(
+        leaving.deregister(&key("a")).await.unwrap(),
+        Removal::Removed
+    );
+    seen.shows(&[("b", 1), ("c", 1)]).await;
+    closing.close().await.unwrap();
+    seen.shows(&[("b", 1)]).await;
+    let registration = leaving.status().registration(&key("b")).cloned().unwrap();
+    assert!(registration.is_registered());
 }
 
 async fn lease_revoked_behind_our_back(version: Version) {

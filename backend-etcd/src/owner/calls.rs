@@ -42,6 +42,18 @@ impl Owner {
         answer.written
     }
 
+    /// Deletes the key whatever stands there; returns at which revision.
+    pub(super) async fn delete_unseen(&self) -> Result<i64, Fault> {
+        let raw = &self.raw;
+        let deleted = self.context.link.call(|client| {
+            let (mut kv, raw) = (client.kv_client(), raw.clone());
+            async move { kv.delete(raw, None).await }
+        });
+        let answer = deleted.await?;
+        let header = answer.header();
+        Ok(header.map_or(0, etcd_client::ResponseHeader::revision))
+    }
+
     /// What stands under the key, and at which revision that was read.
     pub(super) async fn get(&self) -> Result<(Option<KeyValue>, i64), Fault> {
         let _permit = self.context.reads.acquire().await;
