@@ -6,6 +6,7 @@
 //! That is how a new watch shows what was just registered, without waiting for etcd to say so.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -61,7 +62,7 @@ pub(crate) struct Remote {
 struct Entry {
     instance: Arc<Instance>,
     revision: i64,
-    lease: i64,
+    digest: u64,
     lost: Option<Lost>,
 }
 
@@ -73,12 +74,22 @@ pub(crate) struct Lost {
     pub(crate) in_outage: bool,
 }
 
-/// An instance as read from etcd, when it was written, and what it hangs on.
+/// An instance as read from etcd, when it was written, and as what.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
-    pub(crate) instance: Arc<Instance>,
-    pub(crate) revision: i64,
-    pub(crate) lease: i64,
+    instance: Arc<Instance>,
+    revision: i64,
+    digest: u64,
+}
+
+impl Found {
+    pub(crate) fn new(kv: &KeyValue, instance: Arc<Instance>) -> Self {
+        Self {
+            instance,
+            revision: kv.mod_revision(),
+            digest: digest_of(kv),
+        }
+    }
 }
 
 impl Views {
@@ -302,13 +313,12 @@ impl Remote {
         self.freshness = freshness;
     }
 
-    /// The instance that `kv` holds, where it is known already: saves reading it again. Revisions
-    /// alone don't tell, as an etcd that has lost its data counts anew; its leases are others then.
+    /// The instance that `kv` holds, where it is known already: saves reading it again. By its
+    /// content, as revisions and leases don't tell: an etcd that has lost its data, or was restored
+    /// from a backup, counts anew.
     pub(crate) fn known(&self, key: &InstanceKey, kv: &KeyValue) -> Option<Arc<Instance>> {
         let entry = self.entries.get(key)?;
-        let is_same =
-            kv.lease() != 0 && (entry.revision, entry.lease) == (kv.mod_revision(), kv.lease());
-        is_same.then(|| entry.instance.clone())
+        (entry.digest == digest_of(kv)).then(|| entry.instance.clone())
     }
 
     pub(crate) fn put(&mut self, key: InstanceKey, found: Found) {
@@ -350,10 +360,16 @@ impl From<Found> for Entry {
         Self {
             instance: found.instance,
             revision: found.revision,
-            lease: found.lease,
+            digest: found.digest,
             lost: None,
         }
     }
+}
+
+fn digest_of(kv: &KeyValue) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(kv.value());
+    hasher.finish()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -232,7 +232,7 @@ impl Follower {
             self.views.peek(view, |remote| {
                 for kv in &entries {
                     if let Some((key, Read::Instance(instance))) = self.read(remote, kv) {
-                        found.insert(key, found_in(kv, instance));
+                        found.insert(key, Found::new(kv, instance));
                     }
                 }
             });
@@ -356,7 +356,7 @@ impl Follower {
         match read {
             Read::Left => remote.remove(&key),
             Read::Instance(_) if is_past => {}
-            Read::Instance(instance) => remote.put(key, found_in(kv, instance)),
+            Read::Instance(instance) => remote.put(key, Found::new(kv, instance)),
             Read::Nothing => match self.loss(position) {
                 Some(lost) => remote.lose(&key, lost),
                 None => remote.remove(&key),
@@ -403,14 +403,6 @@ impl Follower {
             }
         };
         Some((key, read))
-    }
-}
-
-fn found_in(kv: &KeyValue, instance: Arc<tidings_api::Instance>) -> Found {
-    Found {
-        instance,
-        revision: kv.mod_revision(),
-        lease: kv.lease(),
     }
 }
 

@@ -6,7 +6,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use etcd_client::{GetOptions, Permission};
+use etcd_client::{GetOptions, LeaseGrantOptions, Permission, PutOptions};
 use support::{PATIENCE, Proxied, Seen, TTL, admin, config, eventually, is_registered, key, web};
 use tidings_api::{Discovery, DiscoveryExt, Health, Registration, Removal, View};
 use tidings_etcd::EtcdDiscovery;
@@ -139,7 +139,7 @@ async fn other_content_at_the_same_revision_after_data_was_lost(version: Version
     let client = Proxied::start(&cluster, config(&cluster)).await.unwrap();
     let seen = Seen::by(&client.etcd).await;
     let before = put_by_others(&cluster, 1).await;
-    seen.shows(&[("a", 1)]).await;
+    seen.shows(&[("a", 1), ("b", 1)]).await;
     seen.mark().await;
     client.black_hole();
     cluster.lose_data().unwrap();
@@ -147,15 +147,27 @@ async fn other_content_at_the_same_revision_after_data_was_lost(version: Version
     assert_eq!(put_by_others(&cluster, 2).await, before);
     seen.is_stale().await;
     client.restore();
-    seen.shows(&[("a", 2)]).await;
-    assert_eq!(seen.since_mark().await, ["~a"]);
+    seen.shows(&[("a", 2), ("b", 2)]).await;
+    assert_eq!(seen.since_mark().await, ["~a", "~b"]);
 }
 
-/// Writes an instance in the way of other tools; returns the revision.
+/// Writes an instance in the way of other tools, and one that hangs on a lease, which is the same
+/// each time as in a backup; returns the last revision.
 async fn put_by_others(cluster: &Cluster, number: usize) -> i64 {
+    const LEASE: i64 = 7;
     let value = format!(r#"{{"Op":0,"Addr":"192.0.2.1:8080","Metadata":{{"n":"{number}"}}}}"#);
     let mut admin = admin(cluster.addresses()[0], false).await.unwrap();
-    let put = admin.put("tidings/web/a", value, None).await.unwrap();
+    let id = LeaseGrantOptions::new().with_id(LEASE);
+    admin.lease_grant(600, Some(id)).await.unwrap();
+    let hanging = PutOptions::new().with_lease(LEASE);
+    admin
+        .put("tidings/web/a", value.clone(), None)
+        .await
+        .unwrap();
+    let put = admin
+        .put("tidings/web/b", value, Some(hanging))
+        .await
+        .unwrap();
     put.header().unwrap().revision()
 }
 
