@@ -30,7 +30,9 @@ use crate::value::Stored;
 use crate::views::{Found, LiveView, Lost, Remote, Views};
 
 /// Entries a page: few enough that the largest values allowed fit into memory many times.
-const PAGE_ENTRIES: i64 = 500;
+const PAGE_ENTRIES_MAX: i64 = 500;
+/// The same over a slow line: few enough that the largest values arrive within an answer's time.
+const PAGE_ENTRIES_MIN: i64 = 10;
 /// How long a loss isn't shown while etcd is well: an owner that lives is back within a few round
 /// trips.
 pub(crate) const LOSS_LINGER: Duration = Duration::from_secs(1);
@@ -47,7 +49,7 @@ pub(crate) struct Follower {
 }
 
 /// How far a view has followed etcd.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Position {
     /// Everything before it was seen.
     revision: i64,
@@ -55,6 +57,8 @@ struct Position {
     snapshot: i64,
     /// When this view was last out of touch with etcd, if it ever was.
     outage_ended: Option<Instant>,
+    /// How much of a snapshot is asked for at once.
+    page_entries: i64,
 }
 
 impl Follower {
@@ -76,7 +80,12 @@ impl Follower {
     }
 
     async fn follow(&self, view: &LiveView) {
-        let mut position = Position::default();
+        let mut position = Position {
+            revision: 0,
+            snapshot: 0,
+            outage_ended: None,
+            page_entries: PAGE_ENTRIES_MAX,
+        };
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
         let mut silent_since = None;
         loop {
@@ -161,7 +170,9 @@ impl Follower {
         // started there would be silent.
         let route = self.link.route();
         let prefix = self.keys.prefix(view.selector());
-        let (snapshot, revision) = self.snapshot(view, &prefix).await?;
+        let (snapshot, revision) = self
+            .snapshot(view, &prefix, &mut position.page_entries)
+            .await?;
         let was_silent = silent_since.is_some_and(|since| since.elapsed() >= STALE_AFTER);
         let lost_data = position.revision != i64::MAX && revision + 1 < position.revision;
         if was_silent || lost_data {
@@ -203,24 +214,27 @@ impl Follower {
         &self,
         view: &LiveView,
         prefix: &[u8],
+        page_entries: &mut i64,
     ) -> Result<(BTreeMap<InstanceKey, Found>, i64), Fault> {
         let mut found = BTreeMap::new();
         let mut revision = 0;
         let mut from = prefix.to_vec();
         let end = end_of(prefix);
         loop {
-            let mut page = self
-                .link
-                .call(|client| {
-                    let options = GetOptions::new()
-                        .with_range(end.clone())
-                        .with_limit(PAGE_ENTRIES)
-                        .with_revision(revision);
-                    let mut kv = client.kv_client().max_decoding_message_size(usize::MAX);
-                    let from = from.clone();
-                    async move { kv.get(from, Some(options)).await }
-                })
-                .await?;
+            let asked = Instant::now();
+            let limit = *page_entries;
+            let answered = self.link.call(|client| {
+                let options = GetOptions::new()
+                    .with_range(end.clone())
+                    .with_limit(limit)
+                    .with_revision(revision);
+                let mut kv = client.kv_client().max_decoding_message_size(usize::MAX);
+                let from = from.clone();
+                async move { kv.get(from, Some(options)).await }
+            });
+            let answered = answered.await;
+            *page_entries = page_entries_after(limit, asked.elapsed(), self.link.timing().answer);
+            let mut page = answered?;
             if revision == 0 {
                 revision = page
                     .header()
@@ -403,6 +417,18 @@ impl Follower {
             }
         };
         Some((key, read))
+    }
+}
+
+/// How many entries to ask for when so many have taken so long, of the time for an answer. More only
+/// where twice as many would arrive as well.
+fn page_entries_after(entries: i64, took: Duration, answer: Duration) -> i64 {
+    if took >= answer {
+        (entries / 4).max(PAGE_ENTRIES_MIN)
+    } else if took < answer / 4 {
+        (entries * 2).min(PAGE_ENTRIES_MAX)
+    } else {
+        entries
     }
 }
 

@@ -49,6 +49,7 @@ on_both_versions! {
     ten_thousand_subscriptions_leak_no_watch
     a_value_no_one_can_parse
     five_thousand_instances_in_one_service
+    large_instances_over_a_slow_line
     deregistered_in_an_outage_is_told_from_lost_in_an_outage
 }
 
@@ -705,6 +706,37 @@ async fn five_thousand_instances_in_one_service(version: Version) {
     owner.close().await.unwrap();
     seen.wait("all are gone", |view| view.is_live() && view.is_empty())
         .await;
+}
+
+async fn large_instances_over_a_slow_line(version: Version) {
+    const COUNT: usize = 400;
+    let cluster = Cluster::start(Options::default().version(version))
+        .await
+        .unwrap();
+    let mut admin = admin(cluster.addresses()[0], false).await.unwrap();
+    let long = "x".repeat(500);
+    let metadata: Vec<_> = (0..40).map(|key| format!(r#""k{key}":"{long}""#)).collect();
+    let metadata = metadata.join(",");
+    for number in 0..COUNT {
+        let value = format!(r#"{{"Op":0,"Addr":"192.0.2.1:8080","Metadata":{{{metadata}}}}}"#);
+        let key = format!("tidings/web/i{number}");
+        admin.put(key, value, None).await.unwrap();
+    }
+    let mut config = config(&cluster);
+    config.timeout = Duration::from_secs(1);
+    let client = Proxied::start(&cluster, config).await.unwrap();
+    eventually("etcd is heard", || {
+        client.etcd.status().connection().is_connected()
+    })
+    .await;
+    // 64 KiB each time: all of them take seven seconds, and the time for an answer is one.
+    client.proxies[0].delay(Duration::from_millis(60));
+    let seen = Seen::by(&client.etcd).await;
+    seen.wait("all are there", |view| {
+        view.is_live() && view.len() == COUNT
+    })
+    .await;
+    assert_eq!(client.etcd.unreadable(), 0);
 }
 
 async fn deregistered_in_an_outage_is_told_from_lost_in_an_outage(version: Version) {
