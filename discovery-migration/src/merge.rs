@@ -16,6 +16,9 @@
 //! *doubted* until it has been heard, without a break, for as long as it takes to notice a crash.
 //! The same holds for a side that is heard again: gossip has to catch up, and a server that was
 //! restarted gives every lease its whole time anew.
+//!
+//! Who says goodbye to a side lives on, on the other one. Where that one is lost and has never listed the
+//! floor, or isn't believed again yet, the floor stays.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -295,6 +298,10 @@ impl Standing {
         Some(self.live_since()? + self.doubt)
     }
 
+    fn is_trusted(&self, now: Instant) -> bool {
+        self.trusted_from().is_some_and(|from| now >= from)
+    }
+
     fn is_live(&self) -> bool {
         self.live_since().is_some()
     }
@@ -324,6 +331,11 @@ impl Place {
     /// Whether it has listed the floor and stopped to, without a goodbye.
     fn ends(&self) -> bool {
         self.vouched && self.is_news && !self.goodbye
+    }
+
+    /// Whether the floor's owner has said goodbye here, and gone.
+    fn was_left(&self) -> bool {
+        self.vouched && self.goodbye && self.listed.is_none()
     }
 
     fn lists(&self, floor: &Floor) -> bool {
@@ -373,7 +385,8 @@ impl Entry {
                 dropped |= it.decides;
             }
         }
-        if listed != Sides::NONE && !dropped {
+        let lives_on = lives_on(&self.sides, reads, standing, now);
+        if (listed != Sides::NONE || lives_on) && !dropped {
             (floor.left, floor.crossed) = (None, None);
             return Some(floor.shown.clone());
         }
@@ -490,6 +503,7 @@ impl Entry {
         let due = [
             floor.left.filter(|_| waits).map(|left| left + LATE),
             trusted.filter(|_| doubted && floor.left.is_some()),
+            trusted.filter(|_| self.sides.iter().any(Place::was_left)),
             floor.left.map(|left| left + MEMORY),
             floor.crossed.map(|crossed| crossed + LATE),
         ];
@@ -519,6 +533,15 @@ fn crosses(floor: &Floor, sides: &[Place; 2], reads: Sides, standing: [Standing;
     };
     let both = reads.has(Side::Old) && reads.has(Side::New);
     both && floor.left.is_none() && Side::BOTH.into_iter().any(crossed)
+}
+
+/// Whether the floor's owner has gone on to a side that can't say so: it is lost, or has been back for too
+/// short a time to be believed. One that has listed it knows when it ends.
+fn lives_on(sides: &[Place; 2], reads: Sides, standing: [Standing; 2], now: Instant) -> bool {
+    let both = reads.has(Side::Old) && reads.has(Side::New);
+    let knows = |side: Side| sides[side.index()].vouched || standing[side.index()].is_trusted(now);
+    let lives_on = |side: Side| sides[side.index()].was_left() && !knows(side.other());
+    both && Side::BOTH.into_iter().any(lives_on)
 }
 
 /// The sides that a selector's view is made of.

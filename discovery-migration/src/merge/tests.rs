@@ -282,6 +282,54 @@ fn who_leaves_a_side_has_not_ended() {
     }
 }
 
+/// An owner that is started in an outage of the new side, as seen by who is hit by it, and goes on to the
+/// next phase.
+#[test]
+fn who_leaves_a_side_for_one_that_is_lost_has_not_ended() {
+    for it_lives in [true, false] {
+        let mut bench = bench(Phase::BothReadMerged);
+        for side in Side::BOTH {
+            bench.hears(side, &[marked(10, 1)]);
+        }
+        bench.shows();
+        bench.loses(Side::New);
+        bench.hears(Side::Old, &[marked(20, 1)]);
+        assert_eq!(bench.shows(), [(20, 2)]);
+        bench.hears(Side::Old, &[marked_in(Phase::New, 20, 1)]);
+        assert_eq!(bench.shows(), [(20, 2)]);
+        bench.hears(Side::Old, &[]);
+        assert_eq!(bench.shows(), [(20, 2)], "the new side never listed it");
+        bench.now += MEMORY;
+        assert_eq!((bench.shows(), bench.deadline()), (vec![(20, 2)], None));
+        bench.returns(Side::New);
+        assert_eq!(bench.shows(), [(20, 2)], "it may have to catch up");
+        assert_eq!(bench.deadline(), Some(bench.now + LATE));
+        if it_lives {
+            bench.hears(Side::New, &[marked_in(Phase::New, 20, 1)]);
+            bench.now += LATE;
+            assert_eq!((bench.shows(), bench.deadline()), (vec![(20, 2)], None));
+        } else {
+            bench.now += LATE;
+        }
+        bench.hears(Side::New, &[]);
+        assert_eq!(bench.shows(), []);
+    }
+}
+
+/// Its end is believed where the side it went on to has listed it, however short a time that is heard.
+#[test]
+fn who_has_left_a_side_and_ends_on_the_other_is_gone() {
+    let mut bench = bench(Phase::BothReadMerged);
+    for side in Side::BOTH {
+        bench.hears(side, &[marked_in(Phase::New, 10, 1)]);
+    }
+    assert_eq!(bench.shows(), [(10, 2)]);
+    bench.hears(Side::Old, &[]);
+    assert_eq!(bench.shows(), [(10, 2)]);
+    bench.hears(Side::New, &[]);
+    assert_eq!(bench.shows(), []);
+}
+
 #[test]
 fn with_both_sides_lost_nothing_changes() {
     let mut bench = bench(Phase::BothReadMerged);
