@@ -24,7 +24,7 @@ const SETTLE_TIME: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Blocker {
-    /// A side can't be heard, so that nobody knows who is on it.
+    /// A side can't be heard, or doesn't tell which processes take part, so that nobody knows who is on it.
     Unheard {
         /// Which.
         side: Side,
@@ -262,20 +262,20 @@ impl Inner {
         for service in changes {
             let step = (from.phase(service), to.phase(service));
             let only = coverage.get(service).map(|coverage| (service, coverage));
-            self.reading(step, only.into_iter(), &mut blockers);
+            self.reading(step, only.into_iter(), &mut blockers).await;
             self.writing(step, Some(service), &mut blockers).await;
         }
         let others = coverage.iter().filter(|(service, _)| {
             !from.services.contains_key(*service) && !to.services.contains_key(*service)
         });
         let step = (from.all, to.all);
-        self.reading(step, others, &mut blockers);
+        self.reading(step, others, &mut blockers).await;
         self.writing(step, None, &mut blockers).await;
         blockers.list
     }
 
     /// What would be missed by reading otherwise.
-    fn reading<'a>(
+    async fn reading<'a>(
         &self,
         (from, to): (Phase, Phase),
         services: impl Iterator<Item = (&'a ServiceName, &'a Coverage)>,
@@ -287,13 +287,15 @@ impl Inner {
         }
         let left = before.iter().find(|side| !after.has(*side));
         if left.is_some_and(|left| self.is_deserted(left)) {
-            return self.hear_all(after, blockers);
+            self.hear_all(after, blockers);
+            return self.meet(after, blockers).await;
         }
         // Also the one that is left: who is on it has to be known.
         self.hear_all(before.union(after), blockers);
         if left.is_none() {
             return;
         }
+        self.meet(before.union(after), blockers).await;
         for (service, coverage) in services {
             for side in after.iter() {
                 blockers.uncovered(service, coverage, side, self.steady);
@@ -312,13 +314,14 @@ impl Inner {
         for left in before.iter().filter(|side| !after.has(*side)) {
             let kept = left.other();
             let is_deserted = self.is_deserted(left);
-            self.hear(kept, blockers);
-            if !is_deserted {
-                self.hear(left, blockers);
-            }
-            for participant in self.participants() {
-                let is_self = participant.name == self.participant.id().as_str();
-                blockers.behind(&participant, service, left, is_self);
+            let counted = match is_deserted {
+                true => kept.into(),
+                false => Sides::BOTH,
+            };
+            self.hear_all(counted, blockers);
+            self.meet(counted, blockers).await;
+            for participant in self.others() {
+                blockers.behind(&participant, service, left);
             }
             for key in self.unregistered(kept).await {
                 let is_meant = service.is_none_or(|service| service == key.service());
@@ -349,12 +352,15 @@ impl Inner {
             return false;
         }
         let kept = Sides::from(side.other());
-        let participants = self.participants();
-        let mut others = participants
-            .iter()
-            .filter(|who| who.name != self.participant.id().as_str())
-            .peekable();
-        others.peek().is_some() && others.all(|who| who.plan.sides() == kept)
+        let others = self.others();
+        !others.is_empty() && others.iter().all(|who| who.plan.sides() == kept)
+    }
+
+    /// Every other process of the migration.
+    fn others(&self) -> Vec<Participant> {
+        let mut others = self.participants();
+        others.retain(|who| who.name != self.participant.id().as_str());
+        others
     }
 
     /// Own registrations that aren't on a side. Under steady changes there is always one under way:
@@ -374,17 +380,59 @@ impl Inner {
         }
     }
 
+    /// Whether sides can be heard.
     fn hear_all(&self, sides: Sides, blockers: &mut Blockers) {
         for side in sides.iter() {
-            self.hear(side, blockers);
+            if let Some(reason) = self.silence(side) {
+                blockers.add(Blocker::Unheard { side, reason });
+            }
         }
     }
 
-    /// Whether a side can be heard.
-    fn hear(&self, side: Side, blockers: &mut Blockers) {
-        if let Some(reason) = self.silence(side) {
-            blockers.add(Blocker::Unheard { side, reason });
+    /// Whether sides that can be heard tell who takes part. Where this process is refused, others may
+    /// be as well, and nobody knows of them.
+    async fn meet(&self, sides: Sides, blockers: &mut Blockers) {
+        let heard = |side: &Side| self.silence(*side).is_none();
+        for side in sides.iter().filter(heard) {
+            if let Some(reason) = self.secrecy(side).await {
+                let reason = format!("it doesn't tell who takes part: {reason}");
+                blockers.add(Blocker::Unheard { side, reason });
+            }
         }
+    }
+
+    /// Why a side doesn't tell who takes part, where it doesn't.
+    async fn secrecy(&self, side: Side) -> Option<String> {
+        let end = Instant::now() + LOOK_TIME;
+        loop {
+            match self.participates(side) {
+                Ok(true) => return None,
+                Err(error) => return Some(error.to_string()),
+                Ok(false) if Instant::now() >= end || self.is_closed() => {
+                    return Some(format!(
+                        "this process isn't among them within {LOOK_TIME:?}"
+                    ));
+                }
+                Ok(false) => tokio::time::sleep(LOOK_PAUSE).await,
+            }
+        }
+    }
+
+    /// Whether a side shows the participants by now, and this process is one of them.
+    fn participates(&self, side: Side) -> Result<bool, Error> {
+        let selector = Selector::Service(participants());
+        let Some(topic) = self.topics().get(&selector).cloned() else {
+            return Ok(false);
+        };
+        let is_shown = topic.shows(side)?;
+        let refusal = self.offer(&self.participant, |offer| {
+            offer.told[side.index()].error.clone()
+        });
+        if let Some(refusal) = refusal.flatten() {
+            return Err(refusal);
+        }
+        let own = self.own(side, &self.versions());
+        Ok(is_shown && own.get(&self.participant) == Some(&Presence::There))
     }
 
     /// Why a side can't be heard, where it can't.
@@ -427,11 +475,19 @@ impl Inner {
         let Some(topic) = self.topics().get(&selector).cloned() else {
             return Vec::new();
         };
+        let shown = topic.shown();
         topic.look(|merge, _| {
+            let is_live = |side: Side| merge.heard(side).is_live();
             let listings = merge.listings();
-            let listed = listings.filter_map(|(key, [old, new])| {
+            let listed = listings.filter_map(|(key, listed)| {
+                // What a lost side alone lists may have ended.
+                if !merge.listed(key).iter().any(is_live) && !shown.contains(key) {
+                    return None;
+                }
                 // The newer of two, where they differ.
-                let newest = [old, new].into_iter().flatten().max_by_key(|l| l.stamp)?;
+                let listed = Side::BOTH.into_iter().zip(listed);
+                let listed = listed.filter_map(|(side, listed)| Some((side, listed?)));
+                let (_, newest) = listed.max_by_key(|(side, it)| (it.stamp, is_live(*side)))?;
                 Some(Participant {
                     name: key.id().to_string(),
                     plan: plan_of(newest)?,
@@ -486,16 +542,7 @@ impl Blockers {
         }
     }
 
-    fn behind(
-        &mut self,
-        who: &Participant,
-        service: Option<&ServiceName>,
-        left: Side,
-        is_self: bool,
-    ) {
-        if is_self {
-            return;
-        }
+    fn behind(&mut self, who: &Participant, service: Option<&ServiceName>, left: Side) {
         let only_reads_left = |phase: &Phase| phase.reads() == Sides::from(left);
         let phases: Vec<_> = match service {
             Some(service) => vec![who.plan.phase(service)],

@@ -1,6 +1,6 @@
 //! The watches of one selector: what is heard of both sides, merged and published.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -104,6 +104,24 @@ impl Topic {
     pub(crate) fn look<T>(&self, look: impl FnOnce(&Merge, &Tally) -> T) -> T {
         let state = self.lock();
         look(&state.merge, &state.tally)
+    }
+
+    /// What is shown of both sides.
+    pub(crate) fn shown(&self) -> BTreeSet<InstanceKey> {
+        let (shown, _) = self.lock().merge.view(Instant::now());
+        shown.iter().map(|it| it.key().clone()).collect()
+    }
+
+    /// Whether a side shows what it lists.
+    ///
+    /// # Errors
+    /// Why it refuses to.
+    pub(crate) fn shows(&self, side: Side) -> Result<bool> {
+        let state = self.lock();
+        match &state.refused[side.index()] {
+            Some(error) => Err(error.clone()),
+            None => Ok(state.merge.heard(side).is_live()),
+        }
     }
 
     /// Whether it is the topic of a key's own service.

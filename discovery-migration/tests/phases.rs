@@ -281,6 +281,58 @@ async fn the_old_side_is_not_left_before_everybody_reads_the_new_one() {
 }
 
 #[tokio::test]
+async fn a_side_that_does_not_tell_who_takes_part_is_not_left() {
+    let world = World::default();
+    world.old.deny(PARTICIPANTS.parse().unwrap());
+    let reader = world.named("reader", Phase::Old).await;
+    let watch = reader.watch_service("web").await.unwrap();
+    let process = world.process(Phase::BothReadNew).await;
+    process.register(web("a")).await.unwrap();
+    let blockers = refused(&process, Phase::New).await;
+    assert!(
+        matches!(&blockers[..], [Blocker::Unheard { side: Side::Old, reason }] if reason.contains("denied")),
+        "{blockers:?}"
+    );
+    assert_eq!(watch.view().len(), 1);
+}
+
+#[tokio::test]
+async fn a_step_right_after_the_start_waits_to_hear_who_takes_part() {
+    let world = World::default();
+    let _reader = world.named("reader", Phase::BothReadOld).await;
+    let plain_old = world.old.connect();
+    until("the reader is known", async || {
+        plain_old.resolve(PARTICIPANTS).await.unwrap().len() == 1
+    })
+    .await;
+    let process = world.process(Phase::BothReadNew).await;
+    let blockers = refused(&process, Phase::New).await;
+    let (participant, phase) = ("reader".to_owned(), Phase::BothReadOld);
+    assert_eq!(blockers, [Blocker::Behind { participant, phase }]);
+}
+
+#[tokio::test]
+async fn who_ended_together_with_the_old_side_keeps_nobody_on_it() {
+    let world = World::default();
+    let moved = world.named("moved", Phase::New).await;
+    let straggler = world.named("straggler", Phase::BothReadMerged).await;
+    let late = world.named("late", Phase::BothReadMerged).await;
+    let knows = |names: &[&str]| {
+        let report = late.report();
+        let known = report.participants.iter().map(|who| &*who.name);
+        known.eq(names.iter().copied())
+    };
+    let all = ["late", "moved", "straggler"];
+    until("all are known", async || knows(&all)).await;
+    world.old.stop();
+    // As by a crash: the old side lists it for as long as it is stopped.
+    drop(straggler);
+    until("its end is known", async || knows(&all[..2])).await;
+    late.set_phase(Phase::New).await.unwrap();
+    drop(moved);
+}
+
+#[tokio::test]
 async fn a_side_that_is_down_is_not_read_and_not_left() {
     let world = World::default();
     world.new.stop();
