@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tidings_api::{Bounds, Connection, Error, InstanceKey, Selector, ServiceName, Status};
+use tidings_api::{Bounds, Connection, Error, InstanceKey, Selector, ServiceName, Status, View};
 
 use crate::coverage::{Coverage, LAG_MAX};
 use crate::inner::{Inner, Presence, participants};
@@ -56,7 +56,8 @@ pub enum Blocker {
         /// Where.
         side: Side,
     },
-    /// A process reads the side that would not be written any more, and no other.
+    /// A process reads the side that would not be written any more, and no other; or it registers on the
+    /// side that would not be read any more, and on no other.
     Behind {
         /// Its name.
         participant: String,
@@ -134,7 +135,8 @@ impl Migration {
     /// [toward](crate::Builder::toward) a phase, stays where it was set from then on.
     ///
     /// # Errors
-    /// [`StepError::Refused`] with everything that stands in the way; nothing has changed then.
+    /// [`StepError::Refused`] with everything that stands in the way; nothing has changed then. Services
+    /// that this process neither offers nor watches are looked at once nothing else does.
     pub async fn set_phase(&self, phase: Phase) -> Result<(), StepError> {
         let plan = Plan {
             all: phase,
@@ -257,30 +259,20 @@ impl Inner {
     /// Everything that stands in the way of a change of plan.
     pub(crate) async fn blockers(&self, from: &Plan, to: &Plan) -> Vec<Blocker> {
         let mut blockers = Blockers::default();
-        let coverage = self.coverage();
-        let changes: BTreeSet<_> = from.services.keys().chain(to.services.keys()).collect();
-        for service in changes {
+        let apart: BTreeSet<_> = from.services.keys().chain(to.services.keys()).collect();
+        for service in &apart {
             let step = (from.phase(service), to.phase(service));
-            let only = coverage.get(service).map(|coverage| (service, coverage));
-            self.reading(step, only.into_iter(), &mut blockers).await;
-            self.writing(step, Some(service), &mut blockers).await;
+            self.reading(step, Scope::One(service), &mut blockers).await;
+            self.writing(step, Scope::One(service), &mut blockers).await;
         }
-        let others = coverage.iter().filter(|(service, _)| {
-            !from.services.contains_key(*service) && !to.services.contains_key(*service)
-        });
-        let step = (from.all, to.all);
+        let (step, others) = ((from.all, to.all), Scope::AllBut(&apart));
         self.reading(step, others, &mut blockers).await;
-        self.writing(step, None, &mut blockers).await;
+        self.writing(step, others, &mut blockers).await;
         blockers.list
     }
 
     /// What would be missed by reading otherwise.
-    async fn reading<'a>(
-        &self,
-        (from, to): (Phase, Phase),
-        services: impl Iterator<Item = (&'a ServiceName, &'a Coverage)>,
-        blockers: &mut Blockers,
-    ) {
+    async fn reading(&self, (from, to): (Phase, Phase), scope: Scope<'_>, blockers: &mut Blockers) {
         let (before, after) = (from.reads(), to.reads());
         if before == after {
             return;
@@ -292,24 +284,54 @@ impl Inner {
         }
         // Also the one that is left: who is on it has to be known.
         self.hear_all(before.union(after), blockers);
-        if left.is_none() {
+        let Some(left) = left else {
             return;
-        }
+        };
         self.meet(before.union(after), blockers).await;
-        for (service, coverage) in services {
+        for participant in self.others() {
+            blockers.behind(&participant, scope, |phase| phase.writes() == left.into());
+        }
+        let coverage = self.coverage();
+        for (service, coverage) in coverage.iter().filter(|(service, _)| scope.has(service)) {
             for side in after.iter() {
                 blockers.uncovered(service, coverage, side, self.steady);
             }
         }
+        // Nobody watches what is looked up only now and then. It costs a look at all there is.
+        if blockers.list.is_empty() {
+            self.compare(left, scope, blockers).await;
+        }
+    }
+
+    /// What one side lists and the other doesn't, whether it is watched or not.
+    async fn compare(&self, left: Side, scope: Scope<'_>, blockers: &mut Blockers) {
+        // In this order, what comes between the looks is on both sides.
+        let looks = (
+            self.everything(left).await,
+            self.everything(left.other()).await,
+        );
+        let (on_left, on_kept) = match looks {
+            (Ok(on_left), Ok(on_kept)) => (on_left, on_kept),
+            (Err(unheard), _) | (_, Err(unheard)) => return blockers.add(unheard),
+        };
+        let (side, difference) = match left {
+            Side::Old => (Side::New, Difference::Missing),
+            Side::New => (Side::Old, Difference::Extra),
+        };
+        let is_meant =
+            |key: &InstanceKey| !is_own_service(key.service()) && scope.has(key.service());
+        let keys = on_left.iter().map(|raw| raw.key());
+        for key in keys.filter(|key| is_meant(key) && on_kept.get(key).is_none()) {
+            blockers.add(Blocker::Uncovered {
+                key: key.clone(),
+                side,
+                difference,
+            });
+        }
     }
 
     /// Who would miss this process if it wrote otherwise.
-    async fn writing(
-        &self,
-        (from, to): (Phase, Phase),
-        service: Option<&ServiceName>,
-        blockers: &mut Blockers,
-    ) {
+    async fn writing(&self, (from, to): (Phase, Phase), scope: Scope<'_>, blockers: &mut Blockers) {
         let (before, after) = (from.writes(), to.writes());
         for left in before.iter().filter(|side| !after.has(*side)) {
             let kept = left.other();
@@ -321,25 +343,19 @@ impl Inner {
             self.hear_all(counted, blockers);
             self.meet(counted, blockers).await;
             for participant in self.others() {
-                blockers.behind(&participant, service, left);
+                blockers.behind(&participant, scope, |phase| phase.reads() == left.into());
             }
             for key in self.unregistered(kept).await {
-                let is_meant = service.is_none_or(|service| service == key.service());
-                if is_meant && key.service().as_str() != PARTICIPANTS {
+                if scope.has(key.service()) && key.service().as_str() != PARTICIPANTS {
                     blockers.add(Blocker::Unregistered { key, side: kept });
                 }
             }
             if is_deserted {
                 continue;
             }
-            match self.unmarked(left).await {
-                Some(unmarked) => unmarked
-                    .into_iter()
-                    .for_each(|key| blockers.add(Blocker::Unmarked { key })),
-                None => blockers.add(Blocker::Unheard {
-                    side: left,
-                    reason: format!("it doesn't show all services within {LOOK_TIME:?}"),
-                }),
+            match self.everything(left).await {
+                Ok(listed) => unmarked(&listed).for_each(|it| blockers.add(it)),
+                Err(unheard) => blockers.add(unheard),
             }
         }
     }
@@ -446,18 +462,17 @@ impl Inner {
         }
     }
 
-    /// Instances of any service on a side whose owners don't migrate; `None` where it isn't heard.
-    async fn unmarked(&self, side: Side) -> Option<Vec<InstanceKey>> {
-        let handle = self.handles.get(side)?;
+    /// What a side lists of all services.
+    async fn everything(&self, side: Side) -> Result<View, Blocker> {
         let look = async {
-            let mut watch = handle.watch(Selector::All).await.ok()?;
-            watch.wait_until(tidings_api::View::is_live).await.ok()
+            let mut watch = self.handles.get(side)?.watch(Selector::All).await.ok()?;
+            watch.wait_until(View::is_live).await.ok()
         };
-        let view = tokio::time::timeout(LOOK_TIME, look).await.ok()??;
-        let unmarked = view
-            .iter()
-            .filter(|raw| Listed::new(raw).is_unmarked() && !is_own_service(raw.service()));
-        Some(unmarked.map(|raw| raw.key().clone()).collect())
+        let view = tokio::time::timeout(LOOK_TIME, look).await;
+        view.ok().flatten().ok_or_else(|| Blocker::Unheard {
+            side,
+            reason: format!("it doesn't show all services within {LOOK_TIME:?}"),
+        })
     }
 
     pub(crate) fn coverage(&self) -> BTreeMap<ServiceName, Coverage> {
@@ -496,6 +511,36 @@ impl Inner {
             });
             listed.collect()
         })
+    }
+}
+
+/// The services that a part of a step is about.
+#[derive(Clone, Copy)]
+enum Scope<'a> {
+    One(&'a ServiceName),
+    /// All but these, which are in a phase of their own before or after it.
+    AllBut(&'a BTreeSet<&'a ServiceName>),
+}
+
+impl Scope<'_> {
+    fn has(self, service: &ServiceName) -> bool {
+        match self {
+            Self::One(one) => one == service,
+            Self::AllBut(apart) => !apart.contains(service),
+        }
+    }
+
+    /// The phases that a plan has for them.
+    fn phases(self, plan: &Plan) -> Vec<Phase> {
+        match self {
+            Self::One(service) => vec![plan.phase(service)],
+            Self::AllBut(_) => {
+                let own = plan.services.iter();
+                let own = own.filter(|(service, _)| self.has(service));
+                let own = own.map(|(_, phase)| *phase);
+                std::iter::once(plan.all).chain(own).collect()
+            }
+        }
     }
 }
 
@@ -542,19 +587,26 @@ impl Blockers {
         }
     }
 
-    fn behind(&mut self, who: &Participant, service: Option<&ServiceName>, left: Side) {
-        let only_reads_left = |phase: &Phase| phase.reads() == Sides::from(left);
-        let phases: Vec<_> = match service {
-            Some(service) => vec![who.plan.phase(service)],
-            None => who.plan.phases().collect(),
-        };
-        if let Some(phase) = phases.into_iter().find(only_reads_left) {
+    /// A process with such a phase for the services that it is about.
+    fn behind(&mut self, who: &Participant, scope: Scope<'_>, is_behind: impl Fn(Phase) -> bool) {
+        let mut phases = scope.phases(&who.plan).into_iter();
+        if let Some(phase) = phases.find(|phase| is_behind(*phase)) {
             self.add(Blocker::Behind {
                 participant: who.name.clone(),
                 phase,
             });
         }
     }
+}
+
+/// Instances whose owners don't migrate.
+fn unmarked(listed: &View) -> impl Iterator<Item = Blocker> {
+    let unmarked = listed
+        .iter()
+        .filter(|raw| Listed::new(raw).is_unmarked() && !is_own_service(raw.service()));
+    unmarked.map(|raw| Blocker::Unmarked {
+        key: raw.key().clone(),
+    })
 }
 
 /// The plan that a participant's entry tells.

@@ -239,13 +239,13 @@ async fn the_old_side_is_not_left_before_everybody_reads_the_new_one() {
     let reader = world.named("reader", Phase::BothReadOld).await;
     let process = world.process(Phase::BothReadMerged).await;
     process.register(web("a")).await.unwrap();
-    let unmoved = world.old.connect();
-    unmoved.register_at("other", "10.0.0.1:1").await.unwrap();
     until("the reader is known", async || {
         process.report().participants.len() == 2
     })
     .await;
     process.set_phase(Phase::BothReadNew).await.unwrap();
+    let unmoved = world.old.connect();
+    unmoved.register_at("other", "10.0.0.1:1").await.unwrap();
 
     let blockers = refused(&process, Phase::New).await;
     let participant = "reader".to_owned();
@@ -271,13 +271,83 @@ async fn the_old_side_is_not_left_before_everybody_reads_the_new_one() {
     assert!(
         matches!(
             &blockers[..],
-            [Blocker::Uncovered {
-                side: Side::Old,
-                ..
-            }]
+            [
+                Blocker::Behind {
+                    phase: Phase::New,
+                    ..
+                },
+                Blocker::Uncovered {
+                    side: Side::Old,
+                    ..
+                }
+            ]
         ),
         "{blockers:?}"
     );
+}
+
+#[tokio::test]
+async fn reads_are_not_switched_before_services_are_there_that_nobody_watches() {
+    let world = World::default();
+    // It looks the orders up when it needs them.
+    let process = world.process(Phase::BothReadMerged).await;
+    let there = [
+        (
+            &world.old,
+            Phase::BothReadNew,
+            Side::New,
+            Difference::Missing,
+        ),
+        (&world.new, Phase::BothReadOld, Side::Old, Difference::Extra),
+    ];
+    for (registry, phase, side, difference) in there {
+        let unmoved = registry.connect();
+        let key = unmoved.register_at("orders", "10.0.0.1:1").await.unwrap();
+        let blockers = refused(&process, phase).await;
+        let expected = Blocker::Uncovered {
+            key,
+            side,
+            difference,
+        };
+        assert_eq!(blockers, [expected]);
+        let other = "other".parse().unwrap();
+        process.set_phase_of(other, phase).await.unwrap();
+        unmoved.close().await.unwrap();
+        process.set_phase(phase).await.unwrap();
+        let plan = Plan::all(Phase::BothReadMerged);
+        process.set_plan(plan, Gate::Keep).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn reads_are_not_switched_while_somebody_registers_on_the_other_side_alone() {
+    let world = World::default();
+    let late = world.named("late", Phase::Old).await;
+    let process = world.process(Phase::BothReadMerged).await;
+    let late_is_in = async |phase: Phase| {
+        until("it is known", async || {
+            let participants = process.report().participants;
+            let known = participants.iter().find(|who| who.name == "late");
+            known.is_some_and(|late| late.plan.all == phase)
+        })
+        .await;
+    };
+    late_is_in(Phase::Old).await;
+    let behind = |phase: Phase| Blocker::Behind {
+        participant: "late".to_owned(),
+        phase,
+    };
+    // It may register at any time.
+    let blockers = refused(&process, Phase::BothReadNew).await;
+    assert_eq!(blockers, [behind(Phase::Old)]);
+    for phase in &Phase::ALL[1..] {
+        late.set_phase(*phase).await.unwrap();
+        late_is_in(*phase).await;
+    }
+    process.set_phase(Phase::BothReadNew).await.unwrap();
+    process.set_phase(Phase::BothReadMerged).await.unwrap();
+    let blockers = refused(&process, Phase::BothReadOld).await;
+    assert_eq!(blockers, [behind(Phase::New)]);
 }
 
 #[tokio::test]
