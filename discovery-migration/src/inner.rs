@@ -77,6 +77,10 @@ impl Inner {
         let key = instance.key().clone();
         let (version, before) = self.desire(&instance)?;
         self.settle(&key, version).await;
+        if self.is_closed() {
+            // It may have been told to no side.
+            return Err(Error::closed().with_backend(BACKEND));
+        }
         if let Some(refusal) = self.undo(&key, version, before) {
             let withdrawn = self.offer(&key, |offer| offer.version);
             self.settle(&key, withdrawn.unwrap_or(version)).await;
@@ -147,11 +151,13 @@ impl Inner {
 
     pub(crate) async fn close(&self) -> Result<()> {
         self.lock().closed = true;
+        // Nobody begins to watch from now on: what is waited for below is all there is.
+        self.publisher.close();
         self.tasks.end().await;
         // Whoever waits for a task that has ended, such as a step under way.
         self.lock().map.values().for_each(Offer::notify);
+        self.topics().values().for_each(|topic| topic.release());
         let _one_at_a_time = self.steps.lock().await;
-        self.publisher.close();
         self.topics().clear();
         let close = |side: Side| async move {
             match self.handles.take(side) {

@@ -13,7 +13,7 @@ use crate::coverage::Tally;
 use crate::inner::Inner;
 use crate::merge::Merge;
 use crate::rivals::RIVAL_PAUSE;
-use crate::{PARTICIPANTS, Phase, Plan, Side, Sides, is_own_service};
+use crate::{BACKEND, PARTICIPANTS, Phase, Plan, Side, Sides, is_own_service};
 
 /// How long a side that refused to be watched is left alone.
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
@@ -27,7 +27,7 @@ pub(crate) struct Topic {
     pub(crate) selector: Selector,
     state: Mutex<State>,
     wake: Notify,
-    /// Each side in use has answered once, whatever it said.
+    /// Each side in use has answered once, whatever it said; or none will any more.
     ready: watch::Sender<bool>,
 }
 
@@ -61,6 +61,11 @@ impl Topic {
     pub(crate) async fn ready(&self) {
         // The sender is in here, so it isn't gone.
         let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
+    }
+
+    /// Lets go whoever waits for it.
+    pub(crate) fn release(&self) {
+        self.ready.send_replace(true);
     }
 
     /// Takes in what the sides show by now, and publishes what comes of it.
@@ -180,6 +185,9 @@ impl Inner {
         };
         if let Some(topic) = topic {
             topic.ready().await;
+            if self.is_closed() {
+                return Err(Error::closed().with_backend(BACKEND));
+            }
             let plan = plan_for(&selector, &self.plan());
             let reads = plan
                 .phases()
@@ -228,7 +236,7 @@ impl Inner {
             plan.mark_unchanged();
             let mut watches = self.subscribe(&topic).await;
             topic.refresh();
-            topic.ready.send_replace(true);
+            topic.release();
             loop {
                 let rivals = self.meet_rivals(&topic);
                 let feed = topic.lock().feed.clone();

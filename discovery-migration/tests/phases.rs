@@ -782,6 +782,23 @@ async fn a_phase_that_is_set_ends_the_walk() {
 }
 
 #[tokio::test]
+async fn a_call_that_meets_the_end_of_the_handle_ends_too() {
+    let world = World::default();
+    let process = world.process(Phase::BothReadMerged).await;
+    let both = async { tokio::join!(process.watch_service("web"), process.close()) };
+    let (watched, closed) = tokio::time::timeout(LONG, both).await.unwrap();
+    assert_eq!(watched.unwrap_err().kind(), ErrorKind::Closed);
+    closed.unwrap();
+
+    let process = world.process(Phase::BothReadMerged).await;
+    let both = async { tokio::join!(process.register(web("a")), process.close()) };
+    let (registered, closed) = tokio::time::timeout(LONG, both).await.unwrap();
+    assert_eq!(registered.unwrap_err().kind(), ErrorKind::Closed);
+    closed.unwrap();
+    assert!(ids(&world.old.connect()).await.is_empty());
+}
+
+#[tokio::test]
 async fn both_ends_are_compared_before_anybody_moves() {
     let world = World::default();
     let traits = |health: &str| [("health for others", health.to_owned())].into();
