@@ -36,8 +36,15 @@ struct State {
     merge: Merge,
     tally: Tally,
     watches: [Option<Watch>; 2],
-    refused: [Option<Error>; 2],
+    refused: [Option<Refusal>; 2],
     feed: Option<Arc<Feed>>,
+}
+
+/// A side can't be watched.
+#[derive(Debug)]
+struct Refusal {
+    error: Error,
+    at: Instant,
 }
 
 impl Topic {
@@ -124,7 +131,7 @@ impl Topic {
     pub(crate) fn shows(&self, side: Side) -> Result<bool> {
         let state = self.lock();
         match &state.refused[side.index()] {
-            Some(error) => Err(error.clone()),
+            Some(refusal) => Err(refusal.error.clone()),
             None => Ok(state.merge.heard(side).is_live()),
         }
     }
@@ -139,8 +146,9 @@ impl Topic {
         let state = self.lock();
         let mut refusals = reads
             .iter()
-            .filter_map(|side| state.refused[side.index()].clone());
-        refusals.find(|error| !error.is_retryable())
+            .filter_map(|side| state.refused[side.index()].as_ref());
+        let refusal = refusals.find(|refusal| !refusal.error.is_retryable());
+        refusal.map(|refusal| refusal.error.clone())
     }
 
     /// The handle of a side has ended, other than by the plan; it is tried again in a while.
@@ -150,21 +158,42 @@ impl Topic {
         let view = state.merge.heard(side).with_freshness(ended);
         state.merge.hear(side, &view, Instant::now());
         state.watches[side.index()] = None;
-        state.refused[side.index()] = Some(Error::closed());
+        state.refused[side.index()] = Some(Refusal::new(Error::closed()));
         false
     }
 
     fn deadline(&self, rivals: bool) -> Option<Instant> {
         let (state, now) = (self.lock(), Instant::now());
-        let refused = state.refused.iter().any(Option::is_some);
-        let pauses = [(refused, REFUSED_PAUSE), (rivals, RIVAL_PAUSE)];
-        let pauses = pauses.into_iter().filter(|(is_due, _)| *is_due);
-        let pause = pauses.map(|(_, pause)| now + pause).min();
-        pause.into_iter().chain(state.merge.deadline(now)).min()
+        let rivals = rivals.then(|| now + RIVAL_PAUSE);
+        let due = [rivals, state.asks_again_at(), state.merge.deadline(now)];
+        due.into_iter().flatten().min()
+    }
+
+    /// Whether a side that has refused to be watched was left alone for long enough.
+    fn asks_again(&self) -> bool {
+        let at = self.lock().asks_again_at();
+        at.is_some_and(|at| Instant::now() >= at)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// When a side that has refused to be watched is asked again.
+    fn asks_again_at(&self) -> Option<Instant> {
+        let refused = self.refused.iter().flatten();
+        refused.map(|refusal| refusal.at + REFUSED_PAUSE).min()
+    }
+}
+
+impl Refusal {
+    fn new(error: Error) -> Self {
+        Self {
+            error,
+            at: Instant::now(),
+        }
     }
 }
 
@@ -248,14 +277,14 @@ impl Inner {
                     ended = changed(new) => ended && topic.lose(Side::New),
                     () = topic.wake.notified() => false,
                     () = unused(feed.as_deref()) => false,
-                    () = sleep_until(deadline) => topic.lock().refused.iter().any(Option::is_some),
+                    () = sleep_until(deadline) => false,
                 };
                 drop(feed);
                 if self.is_over(&topic) {
                     return;
                 }
                 topic.refresh();
-                if again {
+                if again || topic.asks_again() {
                     break;
                 }
             }
@@ -297,13 +326,14 @@ impl Inner {
                 }
                 Some(Err(error)) => {
                     tracing::warn!(selector = %topic.selector, %error, "a side can't be watched");
-                    state.refused[at] = Some(error);
+                    state.refused[at] = Some(Refusal::new(error));
                 }
                 None if !wanted.has(side) => {
                     (state.watches[at], state.refused[at]) = (None, None);
                     state.merge.leave(side);
                 }
-                None => {}
+                // Watched already, or about to be closed.
+                None => state.refused[at] = None,
             }
         }
         // Readers of their own, which start with the view that `refresh` is about to take in.
