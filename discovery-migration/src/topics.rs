@@ -264,7 +264,7 @@ impl Inner {
         loop {
             plan.mark_unchanged();
             let mut watches = self.subscribe(&topic).await;
-            topic.refresh();
+            self.take_in(&topic);
             topic.release();
             loop {
                 let rivals = self.meet_rivals(&topic);
@@ -283,12 +283,24 @@ impl Inner {
                 if self.is_over(&topic) {
                     return;
                 }
-                topic.refresh();
+                self.take_in(&topic);
                 if again || topic.asks_again() {
                     break;
                 }
             }
         }
+    }
+
+    /// Takes in what the sides show by now, and how soon they would show a crash: gossip's bound grows with
+    /// what is lost.
+    fn take_in(&self, topic: &Topic) {
+        for side in Side::BOTH {
+            if let Some(handle) = self.handles.get(side) {
+                let crashed = handle.status().bounds().crashed;
+                topic.lock().merge.doubt(side, crashed);
+            }
+        }
+        topic.refresh();
     }
 
     /// Brings the subscriptions in line with the plan, and returns them.
@@ -316,9 +328,6 @@ impl Inner {
             .follow(&topic.selector, plan_for(&topic.selector, &plan));
         for (side, answer) in Side::BOTH.into_iter().zip([answers.0, answers.1]) {
             let at = side.index();
-            if let Some(handle) = self.handles.get(side) {
-                state.merge.doubt(side, handle.status().bounds().crashed);
-            }
             match answer {
                 Some(Ok(watch)) => {
                     state.watches[at] = Some(watch);

@@ -9,7 +9,7 @@ use tidings_api::{
     Bounds, Discovery, DiscoveryExt, Error, ErrorKind, Health, Instance, InstanceKey,
     MemoryDiscovery, MemoryRegistry, Removal, Result, Selector, Status, Watch,
 };
-use tidings_migration::{Migration, Phase, Side, Sides};
+use tidings_migration::{Migration, Phase, Sides};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -67,9 +67,8 @@ impl Discovery for Unreliable {
             crashed: *self.crashed.lock().unwrap(),
             ..*status.bounds()
         };
-        let registrations = status.registrations().clone();
         Status::new("unreliable", status.connection().clone(), bounds)
-            .with_registrations(registrations)
+            .with_registrations(status.registrations().clone())
     }
 
     async fn close(&self) -> Result<()> {
@@ -146,11 +145,28 @@ async fn a_side_that_refuses_to_be_watched_is_left_alone_for_a_while() {
 #[tokio::test]
 async fn a_side_is_doubted_for_as_long_as_its_bound_says_now() {
     let registries = [MemoryRegistry::new(), MemoryRegistry::new()];
-    let [old, new] = [0, 1].map(|side| Unreliable::new(&registries[side], 0));
-    let client = process(old.clone(), new.clone()).await;
+    let sides = || [0, 1].map(|side| Unreliable::new(&registries[side], 0));
+    let ([owner_old, owner_new], [old, new]) = (sides(), sides());
+    let owner = process(owner_old.clone(), owner_new).await;
+    owner.register(web("a")).await.unwrap();
+    let client = process(old, new.clone()).await;
     let watch = client.watch_service("web").await.unwrap();
-    for registry in &registries {
-        let owner = registry.connect();
-        owner.register(web("a")).await.unwrap();
-    }
+    let is_on = async |sides| client.provenance(web("a").key()) == Some(sides);
+    until("it is seen on both", LONG, async || {
+        is_on(Sides::BOTH).await
+    })
+    .await;
+    *new.crashed.lock().unwrap() = LONG * 100;
+    owner_old.handle.cut_off();
+    owner_old.handle.expire();
+    until("the old side drops it", LONG, async || {
+        is_on(Sides::NEW).await
+    })
+    .await;
+    assert_eq!(watch.view().len(), 1, "the new side lists it");
+    new.handle.cut_off();
+    until("the new side may not have noticed", LONG / 3, async || {
+        watch.view().is_empty()
+    })
+    .await;
 }
