@@ -134,6 +134,9 @@ impl Migration {
     /// that went by itself, [automatically](crate::Builder::automatic) or
     /// [toward](crate::Builder::toward) a phase, stays where it was set from then on.
     ///
+    /// Dropped while it waits for the sides, it has changed the phase; a side that is left stays open until a
+    /// phase is set again, also the same one.
+    ///
     /// # Errors
     /// [`StepError::Refused`] with everything that stands in the way; nothing has changed then. Services
     /// that this process neither offers nor watches are looked at once nothing else does.
@@ -210,6 +213,8 @@ impl Inner {
         let from = self.plan();
         if from == to {
             self.lead(driver);
+            // Whoever made the step may not have waited for its end.
+            self.finish().await;
             return Ok(());
         }
         let blockers = self.blockers(&from, &to).await;
@@ -233,16 +238,22 @@ impl Inner {
         self.again();
         let told = self.participate();
         told.map_err(StepError::Failed)?;
+        self.finish().await;
+        Ok(())
+    }
+
+    /// Waits until both sides have been told of the plan, and closes those that it doesn't need.
+    async fn finish(&self) {
         // Whoever isn't told in time is told later: what is desired has changed.
         let _ = tokio::time::timeout(SETTLE_TIME, self.settled()).await;
-        for side in from.sides().iter().filter(|side| !to.sides().has(*side)) {
+        let needed = self.plan().sides();
+        for side in Side::BOTH.into_iter().filter(|side| !needed.has(*side)) {
             if let Some(handle) = self.handles.take(side)
                 && let Err(error) = handle.close().await
             {
                 tracing::warn!(%side, %error, "a side that isn't used any more didn't close");
             }
         }
-        Ok(())
     }
 
     /// Whether somebody has set a phase, so that the handle doesn't go by itself any more.

@@ -145,6 +145,25 @@ async fn who_leaves_a_side_says_so_there_before() {
 }
 
 #[tokio::test]
+async fn a_step_that_was_dropped_is_ended_by_the_next_one() {
+    let world = World::default();
+    let process = world.process(Phase::BothReadNew).await;
+    process.register(web("a")).await.unwrap();
+    // It says goodbye for longer than it takes to see it.
+    let changes = until("it changes", async || process.plan().all == Phase::New);
+    tokio::select! {
+        biased;
+        () = changes => {}
+        done = process.set_phase(Phase::New) => panic!("not dropped: {done:?}"),
+    }
+    assert!(process.side(Side::Old).is_some());
+    process.set_phase(Phase::New).await.unwrap();
+    assert!(process.side(Side::Old).is_none());
+    assert!(ids(&world.old.connect()).await.is_empty());
+    assert_eq!(ids(&process).await, ["a"]);
+}
+
+#[tokio::test]
 async fn a_phase_holds_for_one_service_alone() {
     let world = World::default();
     let (plain_old, plain_new) = (world.old.connect(), world.new.connect());
