@@ -173,16 +173,20 @@ impl Inner {
 /// Own registrations.
 impl Inner {
     /// Tells everybody who this is and in which phase.
-    pub(crate) fn participate(self: &Arc<Self>) -> Result<()> {
+    pub(crate) fn participate(self: &Arc<Self>, participant: &Instance) -> Result<()> {
         self.topic(&Selector::Service(participants()));
-        let plan = self.plan();
+        self.desire(participant).map(drop)
+    }
+
+    /// This process as the others see it with a plan; one service is one metadata entry.
+    pub(crate) fn participant_in(&self, plan: &Plan) -> Result<Instance> {
         let nowhere = Address::new("127.0.0.1", 1)?;
         let mut instance = Instance::at(self.participant.clone(), nowhere)
             .with_health(Health::draining().with_note("no service: a participant of a migration"));
         for (service, phase) in &plan.services {
             instance = instance.with_metadata(service, phase.as_str())?;
         }
-        self.desire(&instance).map(drop)
+        Ok(instance)
     }
 
     pub(crate) fn is_closed(&self) -> bool {

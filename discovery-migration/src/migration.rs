@@ -151,7 +151,8 @@ impl Builder {
             started
                 .map_err(|error| migration.inner.on_side(side, error).with_operation("start"))?;
         }
-        migration.inner.participate()?;
+        let participant = migration.inner.participant_in(&migration.plan())?;
+        migration.inner.participate(&participant)?;
         let inner = Arc::downgrade(&migration.inner);
         migration.inner.tasks.spawn(gauges::tell(inner));
         if let Some(course) = self.course {

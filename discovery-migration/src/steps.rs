@@ -78,7 +78,7 @@ pub enum Blocker {
 pub enum StepError {
     /// It would make somebody invisible to somebody: this is who isn't ready.
     Refused(Vec<Blocker>),
-    /// A backend could not be started.
+    /// A backend could not be started; or more services have phases of their own than can be told.
     Failed(Error),
 }
 
@@ -217,6 +217,7 @@ impl Inner {
             self.finish().await;
             return Ok(());
         }
+        let participant = self.participant_in(&to).map_err(StepError::Failed)?;
         let blockers = self.blockers(&from, &to).await;
         if !blockers.is_empty() {
             if gate == Gate::Keep {
@@ -236,7 +237,7 @@ impl Inner {
         tracing::info!(from = %from.all, to = %to.all, "phase changes");
         self.plan.send_replace(to.clone());
         self.again();
-        let told = self.participate();
+        let told = self.participate(&participant);
         told.map_err(StepError::Failed)?;
         self.finish().await;
         Ok(())

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tidings_api::{
     Change, Discovery, DiscoveryExt, ErrorKind, Freshness, Generation, Health, Instance,
-    InstanceKey, MemoryDiscovery, MemoryRegistry, Registration, Removal, View,
+    InstanceKey, METADATA_ENTRIES_MAX, MemoryDiscovery, MemoryRegistry, Registration, Removal,
+    View,
 };
 use tidings_migration::{
     Backend, Blocker, Builder, Difference, Gate, MARK_KEY, Migration, PARTICIPANTS, Phase, Plan,
@@ -183,6 +184,26 @@ async fn a_phase_holds_for_one_service_alone() {
         Phase::New
     );
     assert_eq!(report.participants[0].plan.all, Phase::BothReadMerged);
+}
+
+#[tokio::test]
+async fn a_phase_that_can_not_be_told_is_not_set() {
+    let world = World::default();
+    let process = world.process(Phase::Old).await;
+    let service = |number: usize| format!("service-{number}").parse().unwrap();
+    let services = (0..METADATA_ENTRIES_MAX).map(|number| (service(number), Phase::BothReadOld));
+    let plan = Plan {
+        all: Phase::BothReadOld,
+        services: services.collect(),
+    };
+    process.set_plan(plan.clone(), Gate::Keep).await.unwrap();
+    let step = process.set_phase_of(service(METADATA_ENTRIES_MAX), Phase::Old);
+    let refused = step.await;
+    assert!(
+        matches!(&refused, Err(StepError::Failed(error)) if error.kind() == ErrorKind::InvalidInput),
+        "{refused:?}"
+    );
+    assert_eq!(process.plan(), plan);
 }
 
 #[tokio::test]
