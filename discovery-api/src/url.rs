@@ -22,6 +22,7 @@ use crate::{Error, HostPort, Result};
 /// Own rules rather than the web's, which know one host only:
 /// * several hosts stand with commas between, each with or without a port;
 /// * user, password, path and options are percent-decoded; `+` stands for itself;
+/// * behind the hosts, an `@` stands in the value of an option alone; anywhere else it is written `%40`;
 /// * an option that is given again becomes a list, as does one with commas where a list is wanted;
 /// * a fragment (`#`), white space and control characters are refused.
 ///
@@ -83,6 +84,7 @@ impl FromStr for DiscoveryUrl {
         let (scheme, rest) = split_scheme(text)?;
         let (rest, query) = split_once_or_all(rest, '?');
         let (authority, path) = split_once_or_all(rest, '/');
+        check_behind_hosts(path, query)?;
         let (userinfo, hosts) = match authority.rsplit_once('@') {
             Some((userinfo, hosts)) => (Some(userinfo), hosts),
             None => (None, authority),
@@ -92,10 +94,7 @@ impl FromStr for DiscoveryUrl {
             // A password with a raw `/` or `?` ends the authority early, and its first half would
             // stand in the error as a port or host.
             if userinfo.is_none() && text.contains('@') {
-                refused(
-                    "the hosts can't be read, and there is an \"@\" further on: in a user or \
-                     password / is written %2F, ? is %3F and @ is %40",
-                )
+                unescaped("the hosts can't be read, and there is an \"@\" further on")
             } else {
                 refused(error.to_string())
             }
@@ -155,6 +154,19 @@ fn check_characters(text: &str) -> Result<()> {
              such as %20"
         ))),
         None => Ok(()),
+    }
+}
+
+/// A password with a raw `/` or `?` ends the authority early, which may read as hosts then, and its second
+/// half would be shown as a path or as the name of an option.
+fn check_behind_hosts(path: Option<&str>, query: Option<&str>) -> Result<()> {
+    let pairs = query.into_iter().flat_map(|query| query.split('&'));
+    let names = pairs.map(|pair| split_once_or_all(pair, '=').0);
+    match path.into_iter().chain(names).any(|part| part.contains('@')) {
+        true => Err(unescaped(
+            "there is an \"@\" in the path or in the name of an option",
+        )),
+        false => Ok(()),
     }
 }
 
@@ -237,6 +249,12 @@ fn decode(text: &str, part: &str) -> Result<String> {
     }
     String::from_utf8(bytes)
         .map_err(|_| refused(format!("{part} is not UTF-8 once percent-decoded")))
+}
+
+fn unescaped(what: &str) -> Error {
+    refused(format!(
+        "{what}: in a user or password / is written %2F, ? is %3F and @ is %40"
+    ))
 }
 
 fn refused(message: impl fmt::Display) -> Error {
@@ -340,6 +358,10 @@ mod tests {
         for text in [
             "etcd://root:hunter2/x@host:1",
             "etcd://root:hunter2?x@host:1",
+            "etcd://root:12?hunter2@host:1",
+            "etcd://root:12/hunter2@host:1",
+            "etcd://root:12?x&hunter2@host:1",
+            "etcd://root:1@2/hunter2@host:1",
             "etcd://root:hunter2#x@host:1",
             "etcd://root:hunter2 x@host:1",
             "etcd://root:hunter2%x@host:1",
