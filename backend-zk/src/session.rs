@@ -18,6 +18,8 @@ use crate::error::{BACKEND, Failure};
 
 /// First pause between two tries; later ones double.
 const RETRY_MIN: Duration = Duration::from_millis(100);
+/// Most sessions that are remembered. Of those before, the server has let the time pass.
+const SESSIONS_MAX: usize = 64;
 
 /// How the session is, for everybody in the handle.
 #[derive(Clone, Debug)]
@@ -32,6 +34,8 @@ pub(crate) struct Link {
     client: zk::Client,
     /// Rises with every connection of the handle.
     number: u64,
+    /// The sessions the handle has had, with this one.
+    sessions: Arc<[i64]>,
     call_timeout: Duration,
     caught_up: Arc<OnceCell<()>>,
 }
@@ -50,6 +54,7 @@ pub(crate) struct Keeper {
     servers: String,
     state: watch::Sender<State>,
     connections: u64,
+    sessions: Vec<i64>,
     /// The session there was last, which the server may still know.
     last: Option<zk::SessionInfo>,
 }
@@ -132,6 +137,11 @@ impl Link {
         self.client.session_id().0
     }
 
+    /// Whether a session is one that the handle has, or had.
+    pub(crate) fn is_own(&self, session: i64) -> bool {
+        self.sessions.contains(&session)
+    }
+
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
@@ -171,6 +181,7 @@ impl Keeper {
             servers,
             state,
             connections: 0,
+            sessions: Vec::new(),
             last: None,
         };
         Ok((keeper, line))
@@ -282,12 +293,24 @@ impl Keeper {
     fn up(&mut self, client: &zk::Client) {
         self.connections += 1;
         tracing::info!(session = %client.session_id(), number = self.connections, "connected");
+        self.remember(client.session_id().0);
         self.state.send_replace(State::Up(Link {
             client: client.clone(),
             number: self.connections,
+            sessions: self.sessions.as_slice().into(),
             call_timeout: self.config.call_timeout,
             caught_up: Arc::default(),
         }));
+    }
+
+    fn remember(&mut self, session: i64) {
+        if self.sessions.contains(&session) {
+            return;
+        }
+        if self.sessions.len() >= SESSIONS_MAX {
+            self.sessions.remove(0);
+        }
+        self.sessions.push(session);
     }
 
     fn down(&self, why: &str) {

@@ -15,6 +15,7 @@ use tidings_api::{
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
+use zookeeper_client as zk;
 
 pub(crate) use self::follower::{VISIBLE_BOUND, follow};
 use crate::content::Content;
@@ -67,6 +68,8 @@ struct Picture {
 struct Seen {
     instance: Arc<Instance>,
     owner: Option<Owner>,
+    /// The transaction that created the node, where it goes with a session.
+    node: Option<i64>,
 }
 
 impl Watches {
@@ -249,12 +252,12 @@ impl Picture {
         }
     }
 
-    fn see(&mut self, key: InstanceKey, content: Content) {
+    fn see(&mut self, key: InstanceKey, seen: Seen) {
+        let last = self.seen.get(&key);
+        if last.is_some_and(|last| last.is_overwritten_by(&seen)) {
+            return;
+        }
         self.held.remove(&key);
-        let seen = Seen {
-            instance: Arc::new(content.instance),
-            owner: content.owner,
-        };
         self.seen.insert(key, seen);
     }
 
@@ -265,5 +268,23 @@ impl Picture {
         {
             self.held.insert(key.clone(), seen.instance);
         }
+    }
+}
+
+impl Seen {
+    fn new(content: Content, stat: &zk::Stat) -> Self {
+        Self {
+            instance: Arc::new(content.instance),
+            owner: content.owner,
+            node: (stat.ephemeral_owner != 0).then_some(stat.czxid),
+        }
+    }
+
+    /// Whether an older owner wrote into the node of a handle, which it took for its own: that has
+    /// been replaced, and it doesn't know yet. The handle writes its content again.
+    fn is_overwritten_by(&self, newer: &Self) -> bool {
+        let same_node = self.node.is_some() && self.node == newer.node;
+        let older = newer.instance.generation() < self.instance.generation();
+        self.owner.is_some() && same_node && older
     }
 }

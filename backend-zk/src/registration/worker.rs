@@ -103,6 +103,9 @@ struct Worker {
     guard: Guard,
     /// Until when a request that was never answered may still take effect.
     stray_until: Option<Instant>,
+    /// The node of somebody else that holds what was meant for ours, by the transaction that created
+    /// it, and until when its owner is expected to write into it again.
+    overwritten: Option<(i64, Instant)>,
     session_time: Duration,
     backoff: Backoff,
 }
@@ -154,6 +157,8 @@ enum Whose {
     },
     /// This handle's, of a session that has ended or will.
     Ghost,
+    /// Somebody else's, into which this handle wrote before it knew that its own node was replaced.
+    Overwritten,
     Older(Generation),
     Newer(Generation),
     /// An owner's, and this is a mirror.
@@ -171,6 +176,7 @@ impl Worker {
             known: None,
             guard: Guard::None,
             stray_until: None,
+            overwritten: None,
             session_time: Duration::ZERO,
         }
     }
@@ -272,6 +278,11 @@ impl Worker {
             }
             Whose::Ours { same: false } => self.update(link, job, stat.version).await?,
             Whose::Ghost => self.replace(link, job, &found, Some(stat)).await?,
+            // Only its owner knows what it was. One that lives writes that again, and is heard of.
+            Whose::Overwritten if !self.is_given_up(stat) => {
+                return Err(Failure::Refused(zk::Error::BadVersion));
+            }
+            Whose::Overwritten => self.replace(link, job, &found, Some(stat)).await?,
             Whose::Owners => return Ok(Reached::Superseded),
             Whose::Newer(theirs) => {
                 let raised = self
@@ -320,7 +331,10 @@ impl Worker {
             return Whose::Ours { same };
         }
         if owner == me {
-            return Whose::Ghost;
+            return match self.is_ghost(link, stat) {
+                true => Whose::Ghost,
+                false => Whose::Overwritten,
+            };
         }
         let theirs = instance.map(Instance::generation).unwrap_or_default();
         if job.instance.is_mirror() && instance.is_some_and(|found| !found.is_mirror()) {
@@ -332,6 +346,22 @@ impl Worker {
         } else {
             Whose::Older(theirs)
         }
+    }
+
+    /// Whether a node with content of this handle, that is not of its session, was created by it.
+    fn is_ghost(&self, link: &Link, stat: &zk::Stat) -> bool {
+        // What was never written into holds what it was created with.
+        link.is_own(stat.ephemeral_owner) || stat.version == 0
+    }
+
+    /// Whether the owner of a node that was overwritten has had the time to write into it again.
+    fn is_given_up(&mut self, stat: &zk::Stat) -> bool {
+        let until = match self.overwritten {
+            Some((node, until)) if node == stat.czxid => until,
+            _ => Instant::now() + self.long_enough(),
+        };
+        self.overwritten = Some((stat.czxid, until));
+        until <= Instant::now()
     }
 
     async fn create(&mut self, link: &Link, job: &Job) -> Result<(), Failure> {
@@ -487,7 +517,8 @@ impl Worker {
             };
             let content = Content::decode(&self.key, data).ok();
             let by_us = |content: &Content| content.owner.as_ref() == Some(me);
-            if stat.ephemeral_owner != link.session() && !content.as_ref().is_some_and(by_us) {
+            let ghost = content.as_ref().is_some_and(by_us) && self.is_ghost(link, stat);
+            if stat.ephemeral_owner != link.session() && !ghost {
                 return Ok(Reached::Withdrawn);
             }
             let generation = job.instance.generation();
@@ -633,9 +664,13 @@ impl Worker {
     }
 
     fn stray(&mut self) {
-        // What is in the server's hands is done, or dropped, within the session's time.
-        let time = self.session_time + Duration::from_secs(1);
-        self.stray_until = Some(Instant::now() + time);
+        self.stray_until = Some(Instant::now() + self.long_enough());
+    }
+
+    /// What is in the server's hands is done, or dropped, within the session's time; and who isn't
+    /// heard for that long has no session any more.
+    fn long_enough(&self) -> Duration {
+        self.session_time + Duration::from_secs(1)
     }
 
     fn settled(&self, job: &Job) {

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use zookeeper_client as zk;
 
 use super::upstream::{Read, Upstream, services};
-use super::{First, Followed};
+use super::{First, Followed, Seen};
 use crate::Shared;
 use crate::content::Content;
 use crate::departures::Departures;
@@ -234,8 +234,8 @@ impl Follower {
                     picture.held.remove(key);
                 }
             }
-            for (key, content) in contents {
-                picture.see(key, content);
+            for (key, seen) in contents {
+                picture.see(key, seen);
             }
             picture.hold_until = hold_until;
             picture.looked = true;
@@ -282,8 +282,8 @@ impl Follower {
             picture
                 .held
                 .retain(|key, _| !dirty.notes.contains(key.service()) || held.contains(key));
-            for (key, content) in contents {
-                picture.see(key, content);
+            for (key, seen) in contents {
+                picture.see(key, seen);
             }
             if picture.held.is_empty() && picture.hold_until.is_some_and(|t| t <= Instant::now()) {
                 picture.hold_until = None;
@@ -367,20 +367,20 @@ impl Follower {
 
     /// What can be read of what was found. A node that can't be read any more leaves what was seen
     /// of it before, for as long as it is there.
-    fn contents(&mut self, found: BTreeMap<InstanceKey, Read>) -> Vec<(InstanceKey, Content)> {
+    fn contents(&mut self, found: BTreeMap<InstanceKey, Read>) -> Vec<(InstanceKey, Seen)> {
         let mut contents = Vec::with_capacity(found.len());
         for (key, read) in found {
-            let Read::Found { data, mzxid } = read else {
+            let Read::Found { data, stat } = read else {
                 self.unreadable.remove(&key);
                 continue;
             };
             match Content::decode(&key, &data) {
                 Ok(content) => {
                     self.unreadable.remove(&key);
-                    contents.push((key, content));
+                    contents.push((key, Seen::new(content, &stat)));
                 }
                 Err(why) => {
-                    if self.unreadable.insert(key.clone(), mzxid) != Some(mzxid) {
+                    if self.unreadable.insert(key.clone(), stat.mzxid) != Some(stat.mzxid) {
                         let (service, name) = (key.service(), key.id().as_str());
                         self.shared.count_unreadable(service, name, &why);
                     }

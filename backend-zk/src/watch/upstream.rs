@@ -30,7 +30,7 @@ pub(super) struct Upstream<'l> {
 pub(super) enum Read {
     Found {
         data: Vec<u8>,
-        mzxid: i64,
+        stat: zk::Stat,
     },
     /// There is none, or none that may be seen.
     Absent,
@@ -216,10 +216,7 @@ impl<'l> Upstream<'l> {
 impl Read {
     fn of(answer: Result<(Vec<u8>, zk::Stat), zk::Error>) -> Result<Self, Failure> {
         match answer {
-            Ok((data, stat)) => Ok(Self::Found {
-                data,
-                mzxid: stat.mzxid,
-            }),
+            Ok((data, stat)) => Ok(Self::Found { data, stat }),
             Err(zk::Error::NoNode | zk::Error::NoAuth) => Ok(Self::Absent),
             Err(error) => Err(error.into()),
         }

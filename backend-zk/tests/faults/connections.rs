@@ -122,6 +122,75 @@ tidings_testkit::server_tests! { zookeeper_3_8:
         assert_eq!(number(&seen.view(), "a"), Some(2));
     }
 
+    /// It writes into the node it had, which is the newer one's by then, of the same version.
+    async fn an_owner_that_does_not_know_yet_that_it_is_superseded() {
+        let ensemble = Ensemble::start(Options::default()).await.unwrap();
+        let server = ensemble.addresses()[0];
+        let mut config = config(&[], NAMESPACE);
+        // Nobody is to notice that the others are silent.
+        config.session_timeout = std::time::Duration::from_secs(10);
+        let older = Proxied::start(server, &config).await;
+        let newer = Proxied::start(server, &config).await;
+        let watcher = Proxied::start(server, &config).await;
+        older.discovery.register(web("stays", 1)).await.unwrap();
+        older.discovery.register(web("leaves", 1)).await.unwrap();
+        let seen = Recorder::start(&*watcher.discovery, "web").await;
+        seen.until("both", |view| view.len() == 2).await;
+        older.proxy.black_hole();
+        newer.discovery.register(web("stays", 2)).await.unwrap();
+        newer.discovery.register(web("leaves", 2)).await.unwrap();
+        seen.until_number("stays", 2).await;
+        seen.until_number("leaves", 2).await;
+        seen.restart();
+        let client = raw(&[server]).await;
+        let nodes = ["stays", "leaves"].map(|id| path(NAMESPACE, &key(id)));
+        let mut created = Vec::new();
+        for node in &nodes {
+            created.push(client.check_stat(node).await.unwrap().unwrap().czxid);
+        }
+
+        newer.proxy.black_hole();
+        let tell = |id| {
+            let discovery = older.discovery.clone();
+            tokio::spawn(async move { discovery.health(&key(id), Health::draining()).await })
+        };
+        let told = [tell("stays"), tell("leaves")];
+        eventually("the older owner is about to write", async || {
+            let status = older.discovery.status();
+            let pending = |id| status.registration(&key(id)).is_some_and(|r| !r.is_registered());
+            pending("stays") && pending("leaves")
+        })
+        .await;
+        // For what it writes to be on its way: if it is not there yet, the check below fails.
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        older.proxy.restore();
+        for told in told {
+            told.await.unwrap().unwrap();
+        }
+        let draining = async |node: &str| {
+            let (data, _) = client.get_data(node).await.unwrap();
+            String::from_utf8(data).unwrap().contains("draining")
+        };
+        for node in &nodes {
+            assert!(draining(node).await, "the fault did not happen: {node}");
+        }
+        older.discovery.deregister(&key("leaves")).await.unwrap();
+        newer.proxy.restore();
+        eventually("both are written again", async || {
+            !draining(&nodes[0]).await && !draining(&nodes[1]).await
+        })
+        .await;
+        is_superseded(&*older.discovery, "stays").await;
+        newer.discovery.register(web("marker", 1)).await.unwrap();
+        seen.until_number("marker", 1).await;
+        for (id, number_created) in ["stays", "leaves"].into_iter().zip(created) {
+            assert_eq!((seen.changes_of(id), number(&seen.view(), id)), ("".into(), Some(2)), "{id}");
+            let stat = client.check_stat(&path(NAMESPACE, &key(id))).await.unwrap().unwrap();
+            assert_eq!(stat.czxid, number_created, "{id} was replaced");
+            is_registered(&*newer.discovery, id).await;
+        }
+    }
+
     async fn session_ended_by_the_server() {
         let (ensemble, [a, b]) = two_handles().await;
         register_sick(&*a.discovery, "a", 1).await;

@@ -74,6 +74,31 @@ tidings_testkit::server_tests! { zookeeper_3_8:
         assert!(is_sick(&other.view(), "a"));
     }
 
+    /// Ours was replaced, and what was meant for it went into somebody else's, who doesn't care.
+    async fn own_content_in_a_node_that_nobody_corrects_is_taken_over() {
+        let (ensemble, [a, b]) = two_handles().await;
+        register_sick(&a, "a", 1).await;
+        let other = Recorder::start(&b, "web").await;
+        other.until("a", |view| is_sick(view, "a")).await;
+        other.restart();
+        let client = raw(&ensemble.addresses()).await;
+        let path = path(NAMESPACE, &key("a"));
+        let (data, own) = client.get_data(&path).await.unwrap();
+        let mut swap = client.new_multi_writer();
+        swap.add_delete(&path, None).unwrap();
+        swap.add_create(&path, b"not ours", &EPHEMERAL).unwrap();
+        swap.add_set_data(&path, &data, None).unwrap();
+        swap.commit().await.unwrap();
+        eventually("the handle's session has it again", async || {
+            let stat = client.check_stat(&path).await.unwrap();
+            stat.is_some_and(|stat| stat.ephemeral_owner == own.ephemeral_owner)
+        })
+        .await;
+        is_registered(&a, "a").await;
+        assert_eq!(other.changes_of("a").replace('~', ""), "");
+        assert!(is_sick(&other.view(), "a"));
+    }
+
     async fn parent_deleted_behind_our_back() {
         let (ensemble, [a, b]) = two_handles().await;
         // So many that they share a watch, which is on the parent that goes.
