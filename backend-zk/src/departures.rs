@@ -2,7 +2,8 @@
 //!
 //! ZooKeeper deletes the nodes of an expired session as it deletes those of an owner that
 //! deregisters; nothing tells the two apart afterwards. So whoever deregisters writes it down in the
-//! same transaction, as data of the service's node, which Curator and its users leave alone:
+//! same transaction, as data of the service's node, which Curator and its users leave alone; also
+//! where the node of the instance went with a session before:
 //!
 //! ```json
 //! {"tidings": {"left": [{"id": "web-1", "generation": 7}, {"owner": "9f86…", "generation": 9}]}}

@@ -54,7 +54,7 @@ struct Picture {
     feed: Option<Arc<Feed>>,
     seen: BTreeMap<InstanceKey, Seen>,
     /// What vanished in an outage, without having been deregistered.
-    held: BTreeMap<InstanceKey, Arc<Instance>>,
+    held: BTreeMap<InstanceKey, Seen>,
     /// Until when what vanishes is held; `None` while all is well.
     hold_until: Option<Instant>,
     /// Whether there ever was a complete look.
@@ -234,7 +234,7 @@ impl Picture {
             .held
             .iter()
             .filter(|(key, _)| !offered.contains_key(*key));
-        instances.extend(held.map(|(_, instance)| instance.clone()));
+        instances.extend(held.map(|(_, held)| held.instance.clone()));
         instances.extend(offered.into_values().filter_map(|own| match own {
             Own::Offered(mine) => Some(mine),
             Own::AsOnServer => None,
@@ -266,7 +266,7 @@ impl Picture {
         if let Some(seen) = self.seen.remove(key)
             && hold
         {
-            self.held.insert(key.clone(), seen.instance);
+            self.held.insert(key.clone(), seen);
         }
     }
 }

@@ -101,6 +101,8 @@ struct Worker {
     /// The node, as this handle wrote it last; `None` after anything that may have changed it.
     known: Option<Known>,
     guard: Guard,
+    /// Whether there is, or may have been, a node of this handle that others have seen.
+    was_there: bool,
     /// Until when a request that was never answered may still take effect.
     stray_until: Option<Instant>,
     /// The node of somebody else that holds what was meant for ours, by the transaction that created
@@ -175,6 +177,7 @@ impl Worker {
             key,
             known: None,
             guard: Guard::None,
+            was_there: false,
             stray_until: None,
             overwritten: None,
             session_time: Duration::ZERO,
@@ -512,8 +515,12 @@ impl Worker {
         let _turn = shared.turns.take(self.key.service()).await;
         for _ in 0..LOOKS_MAX {
             let found = self.look(link).await?;
+            let generation = job.instance.generation();
             let Some((data, stat)) = &found.node else {
-                return Ok(Reached::Withdrawn);
+                match self.note(link, &found, generation).await {
+                    Err(failure) if failure.is_change() => continue,
+                    noted => return noted.map(|()| Reached::Withdrawn),
+                }
             };
             let content = Content::decode(&self.key, data).ok();
             let by_us = |content: &Content| content.owner.as_ref() == Some(me);
@@ -521,7 +528,6 @@ impl Worker {
             if stat.ephemeral_owner != link.session() && !ghost {
                 return Ok(Reached::Withdrawn);
             }
-            let generation = job.instance.generation();
             let note = found
                 .departures
                 .with_instance(self.key.id(), generation)
@@ -536,6 +542,38 @@ impl Worker {
             }
         }
         Err(Failure::Refused(zk::Error::BadVersion))
+    }
+
+    /// Notes what went with its session, and might still be held by others, where it is allowed.
+    async fn note(
+        &self,
+        link: &Link,
+        found: &Found,
+        generation: Generation,
+    ) -> Result<(), Failure> {
+        let (id, departures) = (self.key.id(), &found.departures);
+        if !self.was_there || departures.tell(id, None, generation) {
+            return Ok(());
+        }
+        let note = departures.clone().with_instance(id, generation).encode();
+        let mut writer = link.client().new_multi_writer();
+        match found.service_version {
+            Some(version) => writer.add_set_data(&self.service, &note, Some(version))?,
+            None => {
+                // It went with its last instance, and does so again if it has had one.
+                let [service, instance] = [zk::CreateMode::Container, zk::CreateMode::Ephemeral]
+                    .map(|mode| mode.with_acls(self.shared.acls()));
+                writer.add_create(&self.service, &note, &service)?;
+                writer.add_create(&self.path, &[], &instance)?;
+                writer.add_delete(&self.path, None)?;
+            }
+        }
+        match link.call(writer.commit()).await {
+            // Without the namespace there is nobody to be told.
+            Err(Failure::Refused(zk::Error::NoNode)) if found.service_version.is_none() => Ok(()),
+            Err(failure) if failure.is_denied() || failure.is_unknown_request() => Ok(()),
+            noted => noted.map(drop),
+        }
     }
 
     /// Deletes the node and notes it, or deletes it alone where the note is not allowed.
@@ -657,13 +695,16 @@ impl Worker {
 
     /// Notes where a write was not answered that it may still take effect.
     fn write<T>(&mut self, written: Result<T, Failure>) -> Result<T, Failure> {
-        if written.as_ref().is_err_and(Failure::is_ambiguous) {
-            self.stray();
+        match &written {
+            Ok(_) => self.was_there = true,
+            Err(failure) if failure.is_ambiguous() => self.stray(),
+            Err(_) => {}
         }
         written
     }
 
     fn stray(&mut self) {
+        self.was_there = true;
         self.stray_until = Some(Instant::now() + self.long_enough());
     }
 

@@ -118,7 +118,7 @@ impl Follower {
         let mut upstream = Upstream::new(link, &shared.keys, shared.config.watches);
         link.catch_up(shared.keys.base()).await?;
         let reads = self.read_all(&mut upstream, &selector).await?;
-        self.begin(link, reads).await?;
+        self.begin(&mut upstream, reads).await?;
         self.backoff.reset();
         self.followed.first.send_replace(First::Done);
         loop {
@@ -139,7 +139,7 @@ impl Follower {
                 }
                 next = upstream.next().now_or_never();
             }
-            self.look_again(link, &mut upstream, dirty).await?;
+            self.look_again(&mut upstream, dirty).await?;
         }
     }
 
@@ -204,7 +204,11 @@ impl Follower {
     }
 
     /// Takes over a complete look.
-    async fn begin(&mut self, link: &Link, reads: Vec<(InstanceKey, Read)>) -> Result<(), Failure> {
+    async fn begin(
+        &mut self,
+        upstream: &mut Upstream<'_>,
+        reads: Vec<(InstanceKey, Read)>,
+    ) -> Result<(), Failure> {
         let found: BTreeMap<InstanceKey, Read> = reads.into_iter().collect();
         let now = Instant::now();
         let (vanished, again) = {
@@ -223,7 +227,7 @@ impl Follower {
         };
         let hold_until = again.then(|| now + self.shared.config.loss_hold);
         let held = match hold_until {
-            Some(_) => self.not_departed(link, &vanished).await?,
+            Some(_) => self.not_departed(upstream, &vanished).await?,
             None => BTreeSet::new(),
         };
         let contents = self.contents(found);
@@ -246,7 +250,6 @@ impl Follower {
 
     async fn look_again(
         &mut self,
-        link: &Link,
         upstream: &mut Upstream<'_>,
         mut dirty: Dirty,
     ) -> Result<(), Failure> {
@@ -273,7 +276,7 @@ impl Follower {
             self.unreadable.remove(&key);
             absent.insert(key);
         }
-        let held = self.to_hold(link, &absent, &dirty.notes).await?;
+        let held = self.to_hold(upstream, &absent, &dirty.notes).await?;
         let contents = self.contents(here);
         self.followed.change(&self.shared.registrations, |picture| {
             for key in &absent {
@@ -296,7 +299,7 @@ impl Follower {
     /// on.
     async fn to_hold(
         &self,
-        link: &Link,
+        upstream: &mut Upstream<'_>,
         absent: &BTreeSet<InstanceKey>,
         notes: &BTreeSet<ServiceName>,
     ) -> Result<BTreeSet<InstanceKey>, Failure> {
@@ -314,21 +317,20 @@ impl Follower {
                 .filter(|key| notes.contains(key.service()));
             absent.iter().chain(held).cloned().collect()
         };
-        self.not_departed(link, &candidates).await
+        self.not_departed(upstream, &candidates).await
     }
 
     /// Those that nobody has deregistered, of which this handle's own are none: it knows.
     async fn not_departed(
         &self,
-        link: &Link,
+        upstream: &mut Upstream<'_>,
         keys: &BTreeSet<InstanceKey>,
     ) -> Result<BTreeSet<InstanceKey>, Failure> {
         let mut notes = HashMap::new();
         for key in keys {
             if !notes.contains_key(key.service()) {
-                let path = self.shared.keys.service(key.service());
-                let note = match link.call(link.client().get_data(&path)).await {
-                    Ok((data, _)) => Departures::decode(&data),
+                let note = match upstream.note(key.service()).await {
+                    Ok(data) => Departures::decode(&data),
                     Err(Failure::Refused(zk::Error::NoNode)) => Departures::default(),
                     Err(failure) if failure.is_denied() => Departures::default(),
                     Err(failure) => return Err(failure),
@@ -339,15 +341,12 @@ impl Follower {
         let picture = self.followed.picture();
         let me = &self.shared.registrations.encoder().owner;
         let hold = |key: &&InstanceKey| {
-            let seen = picture.seen.get(*key);
-            let owner = seen.and_then(|seen| seen.owner.as_ref());
-            let instance = seen
-                .map(|seen| &seen.instance)
-                .or_else(|| picture.held.get(*key));
-            let (Some(instance), Some(note)) = (instance, notes.get(key.service())) else {
+            let seen = picture.seen.get(*key).or_else(|| picture.held.get(*key));
+            let (Some(seen), Some(note)) = (seen, notes.get(key.service())) else {
                 return false;
             };
-            owner != Some(me) && !note.tell(key.id(), owner, instance.generation())
+            let (owner, generation) = (seen.owner.as_ref(), seen.instance.generation());
+            owner != Some(me) && !note.tell(key.id(), owner, generation)
         };
         Ok(keys.iter().filter(hold).cloned().collect())
     }
@@ -401,7 +400,11 @@ impl Follower {
             (Place::Service(service), NodeDataChanged) => {
                 dirty.notes.insert(service);
             }
-            (Place::Service(service), NodeChildrenChanged | NodeCreated | NodeDeleted)
+            (Place::Service(service), NodeCreated) => {
+                dirty.notes.insert(service.clone());
+                dirty.services.insert(service);
+            }
+            (Place::Service(service), NodeChildrenChanged | NodeDeleted)
             | (Place::Unnamed(service), NodeCreated | NodeDeleted) => {
                 dirty.services.insert(service);
             }

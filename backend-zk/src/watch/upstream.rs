@@ -169,6 +169,21 @@ impl<'l> Upstream<'l> {
         }
     }
 
+    /// The data of a service's node, whose next change is reported.
+    pub(super) async fn note(&mut self, service: &ServiceName) -> Result<Vec<u8>, Failure> {
+        let (client, path) = (self.link.client(), self.keys.service(service));
+        let watched = Watched::Data(path.clone());
+        match &mut self.watches {
+            Watches::Oneshot(watches) if !watches.set.contains(&watched) => {
+                let read = client.get_and_watch_data(&path);
+                let (data, _, watcher) = self.link.call(read).await?;
+                watches.add(watched, watcher);
+                Ok(data)
+            }
+            _ => Ok(self.link.call(client.get_data(&path)).await?.0),
+        }
+    }
+
     /// Reads instances, many at once.
     pub(super) async fn read(
         &mut self,

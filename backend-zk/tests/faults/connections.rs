@@ -1,14 +1,15 @@
 //! Connections and sessions that are lost.
 
-use tidings_api::{Discovery, DiscoveryExt, Health, Registration};
+use tidings_api::{Discovery, DiscoveryExt, Health, Registration, View};
 use tidings_testkit::zookeeper::{Ensemble, Options};
-use tidings_zk::ZkDiscovery;
+use tidings_zk::{Watches, ZkDiscovery};
 use zookeeper_client as zk;
 
 use crate::recorder::{
-    Recorder, eventually, is_registered, is_sick, is_superseded, key, number, register_sick, web,
+    Recorder, eventually, instance, is_registered, is_sick, is_superseded, key, number,
+    register_sick, web,
 };
-use crate::support::{Proxied, config, path, raw};
+use crate::support::{DEADLINE, EPHEMERAL, Proxied, config, path, raw};
 
 const NAMESPACE: &str = "services";
 
@@ -268,6 +269,58 @@ tidings_testkit::server_tests! { zookeeper_3_8:
         assert!(number(&view, "crashed") == Some(1) && !view.is_live(), "{view:?}");
         seen.until("the hold has ended", |view| view.is_empty() && view.is_live()).await;
     }
+
+    /// What is held goes as soon as its owner says so: one by one, or by a handle that closes.
+    async fn departures_that_are_told_late_end_what_is_held() {
+        for watches in [Watches::Auto, Watches::Oneshot] {
+            let ensemble = Ensemble::start(Options::default()).await.unwrap();
+            let server = ensemble.addresses()[0];
+            let mut config = config(&[], NAMESPACE);
+            config.watches = watches;
+            config.loss_hold = DEADLINE * 5;
+            let stays = Proxied::start(server, &config).await;
+            let leaves = Proxied::start(server, &config).await;
+            let watcher = Proxied::start(server, &config).await;
+            stays.discovery.register(web("stays", 1)).await.unwrap();
+            leaves.discovery.register(web("left", 1)).await.unwrap();
+            leaves.discovery.register(instance("mail", "left", 1)).await.unwrap();
+            let mail = Recorder::start(&*watcher.discovery, "mail").await;
+            mail.until("the only one of its service", |view| view.len() == 1).await;
+            let node = path(NAMESPACE, &key("stays"));
+            let client = raw(&[server]).await;
+            let text = String::from_utf8(client.get_data(&node).await.unwrap().0).unwrap();
+            let owner = text.split_once(r#""owner":""#).unwrap().1.split_once('"').unwrap().0;
+            let text = text.replace(owner, "closed").replace(r#""id":"stays""#, r#""id":"closed""#);
+            let closing = raw(&[server]).await;
+            closing.create(&path(NAMESPACE, &key("closed")), text.as_bytes(), &EPHEMERAL).await.unwrap();
+            let [others, seen] = record(&stays, &watcher).await;
+            for recorder in [&others, &seen] {
+                recorder.until("all three", |view| view.len() == 3).await;
+            }
+
+            leaves.proxy.cut();
+            watcher.proxy.cut();
+            seen.until_stale().await;
+            drop(closing);
+            others.until("both sessions have ended", |view| view.len() == 1).await;
+            client.delete(&format!("/{NAMESPACE}/mail"), None).await.unwrap();
+            leaves.discovery.deregister(&key("left")).await.unwrap();
+            leaves.discovery.deregister(instance("mail", "left", 1).key()).await.unwrap();
+            stays.discovery.register(web("stays", 2)).await.unwrap();
+            watcher.proxy.restore();
+            seen.until_number("stays", 2).await;
+            mail.until("something is held", |view| held(view) == Some(1)).await;
+            assert_eq!(held(&seen.view()), Some(3), "nothing was held");
+
+            leaves.proxy.restore();
+            seen.until("what is deregistered is gone", |view| view.len() == 2).await;
+            mail.until("all of its service are gone", |view| view.is_live() && view.is_empty()).await;
+            let note = format!(r#"{{"tidings":{{"left":[{{"owner":"closed","generation":{}}}]}}}}"#, u64::MAX);
+            client.set_data("/services/web", note.as_bytes(), None).await.unwrap();
+            seen.until("what a closed handle had is gone", |view| view.len() == 1).await;
+            assert!(seen.view().is_live());
+        }
+    }
 }
 
 async fn two_handles() -> (Ensemble, [Proxied; 2]) {
@@ -301,4 +354,10 @@ async fn session_of(ensemble: &Ensemble, id: &str) -> Option<i64> {
     let client = raw(&ensemble.addresses()).await;
     let stat: Option<zk::Stat> = client.check_stat(&path(NAMESPACE, &key(id))).await.unwrap();
     stat.map(|stat| stat.ephemeral_owner)
+}
+
+/// How many instances a view has, where some of them are held.
+fn held(view: &View) -> Option<usize> {
+    let held = view.freshness().to_string().contains("are held");
+    held.then_some(view.len())
 }
