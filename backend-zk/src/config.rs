@@ -136,13 +136,15 @@ pub struct ZkConfig {
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Watches {
-    /// Persistent where the server knows it, else one-shot.
+    /// Persistent where the server knows it, else one-shot. A server before 3.6 ends the connection
+    /// of whoever asks; a handle asks once.
     #[default]
     Auto,
     /// One persistent recursive watch a selector, and one a service in which this handle offers
     /// many instances: ZooKeeper 3.6 and later.
     Persistent,
-    /// One-shot watches on the children and each instance: any server.
+    /// One-shot watches on the children and each instance: ZooKeeper 3.5 and later, as everything
+    /// else here.
     Oneshot,
 }
 

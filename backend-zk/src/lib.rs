@@ -47,7 +47,7 @@ mod tasks;
 mod watch;
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -92,6 +92,8 @@ pub(crate) struct Shared {
     line: Line,
     registrations: Registrations,
     watches: watch::Watches,
+    /// Whether the server knows no persistent watches. Asking for one costs the connection.
+    is_old: AtomicBool,
     in_flight: Semaphore,
     turns: Turns,
     unreadable: AtomicU64,
@@ -137,6 +139,7 @@ impl ZkDiscovery {
                 line,
                 registrations: Registrations::new(encoder),
                 watches: watch::Watches::default(),
+                is_old: AtomicBool::new(false),
                 in_flight: Semaphore::new(IN_FLIGHT_MAX),
                 turns: Turns::default(),
                 unreadable: AtomicU64::new(0),
@@ -375,6 +378,20 @@ impl fmt::Debug for ZkDiscovery {
 impl Shared {
     fn acls(&self) -> zk::Acls<'_> {
         zk::Acls::new(&self.acls)
+    }
+
+    /// How changes are watched, as configured or as the server can.
+    fn kind_of_watches(&self) -> Watches {
+        match self.config.watches {
+            Watches::Auto if self.is_old.load(Ordering::Relaxed) => Watches::Oneshot,
+            configured => configured,
+        }
+    }
+
+    /// The server has refused a persistent watch as unknown, and closes the connection.
+    fn know_as_old(&self) {
+        tracing::info!("the server has no persistent watches: using one-shot ones");
+        self.is_old.store(true, Ordering::Relaxed);
     }
 
     /// Shows in this handle's views what it offers under `key` now.

@@ -97,7 +97,7 @@ impl Guards {
         service: &ServiceName,
         path: &Arc<str>,
     ) -> Option<Seat> {
-        if shared.config.watches == Watches::Oneshot {
+        if shared.kind_of_watches() == Watches::Oneshot {
             return None;
         }
         let mut guards = self.lock();
@@ -202,6 +202,9 @@ async fn keep(shared: Arc<Shared>, link: Link, service: ServiceName) {
     let mut watcher = match link.call(watch).await {
         Ok(watcher) => watcher,
         Err(failure) => {
+            if failure.is_unknown_request() {
+                shared.know_as_old();
+            }
             tracing::debug!(%service, ?failure, "no shared watch: each node gets its own");
             return guards.refuse(&service, number);
         }

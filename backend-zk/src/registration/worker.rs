@@ -500,7 +500,8 @@ impl Worker {
             let options = mode.with_acls(self.shared.acls());
             let service = link.client().create(&self.service, &[], &options);
             match exists_as_done(link.call(async { service.await.map(drop) }).await) {
-                // The server is older than containers.
+                // ZooKeeper has containers since 3.5; one without them ends the connection, and what
+                // is like it need not.
                 Err(failure) if failure.is_unknown_request() => {}
                 done => return done,
             }

@@ -83,6 +83,8 @@ impl Follower {
             };
             let line = self.shared.line.clone();
             let failure = tokio::select! {
+                // What was answered before the connection was lost is heard first.
+                biased;
                 failure = self.hear(&link) => failure,
                 () = line.lost(&link) => continue,
             };
@@ -115,7 +117,7 @@ impl Follower {
     async fn try_hear(&mut self, link: &Link) -> Result<std::convert::Infallible, Failure> {
         let shared = self.shared.clone();
         let selector = self.followed.selector.clone();
-        let mut upstream = Upstream::new(link, &shared.keys, shared.config.watches);
+        let mut upstream = Upstream::new(link, &shared);
         link.catch_up(shared.keys.base()).await?;
         let reads = self.read_all(&mut upstream, &selector).await?;
         self.begin(&mut upstream, reads).await?;

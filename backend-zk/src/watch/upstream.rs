@@ -9,10 +9,9 @@ use futures_util::stream::FuturesUnordered;
 use tidings_api::{InstanceKey, Selector, ServiceName};
 use zookeeper_client as zk;
 
-use crate::Watches as Configured;
 use crate::error::Failure;
-use crate::keys::Keys;
 use crate::session::Link;
+use crate::{Shared, Watches as Configured};
 
 /// Requests that are sent before the first answer is waited for.
 const READS_AT_ONCE: usize = 512;
@@ -20,8 +19,7 @@ const READS_AT_ONCE: usize = 512;
 /// The subscription of one selector over one connection.
 pub(super) struct Upstream<'l> {
     link: &'l Link,
-    keys: &'l Keys,
-    configured: Configured,
+    shared: &'l Shared,
     watches: Watches,
 }
 
@@ -84,11 +82,10 @@ impl Oneshots {
 }
 
 impl<'l> Upstream<'l> {
-    pub(super) fn new(link: &'l Link, keys: &'l Keys, configured: Configured) -> Self {
+    pub(super) fn new(link: &'l Link, shared: &'l Shared) -> Self {
         Self {
             link,
-            keys,
-            configured,
+            shared,
             watches: Watches::Oneshot(Oneshots::default()),
         }
     }
@@ -96,8 +93,9 @@ impl<'l> Upstream<'l> {
     /// Sets the watch and lists the children of the selector's root. The list is not older than the
     /// watch: what happens after it is reported.
     pub(super) async fn subscribe(&mut self, selector: &Selector) -> Result<Vec<String>, Failure> {
-        let root = self.keys.root(selector);
-        if self.configured == Configured::Oneshot {
+        let root = self.shared.keys.root(selector);
+        let kind = self.shared.kind_of_watches();
+        if kind == Configured::Oneshot {
             return self.list(&root).await;
         }
         let client = self.link.client();
@@ -106,8 +104,8 @@ impl<'l> Upstream<'l> {
         let list = client.list_children(&root);
         match self.link.call(watch).await {
             Ok(watcher) => self.watches = Watches::Persistent(watcher),
-            Err(failure) if failure.is_unknown_request() && self.configured == Configured::Auto => {
-                tracing::debug!("the server has no persistent watches: using one-shot ones");
+            Err(failure) if failure.is_unknown_request() && kind == Configured::Auto => {
+                self.shared.know_as_old();
                 return self.list(&root).await;
             }
             Err(failure) => return Err(failure),
@@ -135,13 +133,13 @@ impl<'l> Upstream<'l> {
 
     /// The services there are.
     pub(super) async fn services(&mut self) -> Result<Vec<ServiceName>, Failure> {
-        let base = self.keys.base();
+        let base = self.shared.keys.base();
         Ok(services(self.list(base).await?))
     }
 
     /// The names of the nodes of a service.
     pub(super) async fn children(&mut self, service: &ServiceName) -> Result<Vec<String>, Failure> {
-        let path = self.keys.service(service);
+        let path = self.shared.keys.service(service);
         self.list(&path).await
     }
 
@@ -171,7 +169,7 @@ impl<'l> Upstream<'l> {
 
     /// The data of a service's node, whose next change is reported.
     pub(super) async fn note(&mut self, service: &ServiceName) -> Result<Vec<u8>, Failure> {
-        let (client, path) = (self.link.client(), self.keys.service(service));
+        let (client, path) = (self.link.client(), self.shared.keys.service(service));
         let watched = Watched::Data(path.clone());
         match &mut self.watches {
             Watches::Oneshot(watches) if !watches.set.contains(&watched) => {
@@ -201,7 +199,7 @@ impl<'l> Upstream<'l> {
 
     async fn read_some(&mut self, keys: &[InstanceKey]) -> Result<Vec<Read>, Failure> {
         let client = self.link.client();
-        let paths: Vec<String> = keys.iter().map(|key| self.keys.instance(key)).collect();
+        let paths: Vec<String> = keys.iter().map(|key| self.shared.keys.instance(key)).collect();
         let mut found = Vec::with_capacity(paths.len());
         match &mut self.watches {
             Watches::Oneshot(watches) => {

@@ -8,6 +8,7 @@ mod connections;
 mod ensembles;
 mod guards;
 mod nodes;
+mod old_servers;
 mod pauses;
 mod recorder;
 mod scale;
