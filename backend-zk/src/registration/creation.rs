@@ -5,13 +5,18 @@
 //! of requests. Nobody shares the fate of another (REG-7): where one node of a transaction can't be
 //! created none is, and each is tried alone. Where the answer is lost, each may be there or not, as
 //! if it had been alone.
+//!
+//! With each request the notes of its services are read, which say who has left before: an owner
+//! that is new is newer than all of them.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::future::join_all;
 use tokio::sync::oneshot;
 use zookeeper_client as zk;
 
+use crate::departures::Departures;
 use crate::error::Failure;
 use crate::session::Link;
 
@@ -44,9 +49,15 @@ struct Creation {
 
 #[derive(Clone, Debug)]
 struct Node {
+    /// Path of the service's node.
+    service: Arc<str>,
     path: Arc<str>,
     bytes: Arc<[u8]>,
 }
+
+/// What the nodes of services say, by their paths.
+#[derive(Debug)]
+struct Notes(HashMap<Arc<str>, Arc<Departures>>);
 
 /// What one who waits is told.
 #[derive(Debug)]
@@ -54,7 +65,7 @@ enum Word {
     /// It is the next to send, for itself and others.
     Lead(Lead),
     /// It was created with others, or may have been.
-    Done(Result<(), Failure>),
+    Done(Result<Arc<Departures>, Failure>),
     /// One of those it went with could not be created.
     Alone,
 }
@@ -64,15 +75,17 @@ enum Word {
 struct Lead(Creations);
 
 impl Creations {
-    /// Creates an ephemeral node, in a new version 0.
+    /// Creates an ephemeral node, in a new version 0. Returns the note of its service.
     pub(crate) async fn create(
         &self,
         link: &Link,
         acls: zk::Acls<'_>,
+        service: &Arc<str>,
         path: &Arc<str>,
         bytes: Vec<u8>,
-    ) -> Result<(), Failure> {
+    ) -> Result<Arc<Departures>, Failure> {
         let node = Node {
+            service: service.clone(),
             path: path.clone(),
             bytes: bytes.into(),
         };
@@ -93,11 +106,12 @@ impl Creations {
         let nodes = std::iter::once(&node).chain(others.iter().map(|other| &other.node));
         let done = create_all(link, acls, nodes).await;
         let alone = matches!(&done, Err(failure) if !failure.is_ambiguous());
+        let of = |node: &Node| done.as_ref().map(|notes| notes.of(node)).map_err(Failure::clone);
         for other in others {
             let word = if alone {
                 Word::Alone
             } else {
-                Word::Done(done.clone())
+                Word::Done(of(&other.node))
             };
             // Nobody waits any more where the handle ends.
             let _ended = other.answer.send(word);
@@ -105,7 +119,7 @@ impl Creations {
         if alone {
             return create_one(link, acls, &node).await;
         }
-        done
+        of(&node)
     }
 
     /// Leads at once, or gets in line.
@@ -165,23 +179,61 @@ impl Drop for Lead {
     }
 }
 
-async fn create_one(link: &Link, acls: zk::Acls<'_>, node: &Node) -> Result<(), Failure> {
-    let options = zk::CreateMode::Ephemeral.with_acls(acls);
-    let created = link.client().create(&node.path, &node.bytes, &options);
-    link.call(created).await.map(drop)
-}
-
-async fn create_all(
+async fn create_one(
     link: &Link,
     acls: zk::Acls<'_>,
-    nodes: impl Iterator<Item = &Node>,
-) -> Result<(), Failure> {
+    node: &Node,
+) -> Result<Arc<Departures>, Failure> {
+    let options = zk::CreateMode::Ephemeral.with_acls(acls);
+    let created = link.client().create(&node.path, &node.bytes, &options);
+    let created = async { link.call(created).await.map(drop) };
+    Ok(Notes::after(link, created, [node].into_iter()).await?.of(node))
+}
+
+async fn create_all<'n>(
+    link: &Link,
+    acls: zk::Acls<'_>,
+    nodes: impl Iterator<Item = &'n Node> + Clone,
+) -> Result<Notes, Failure> {
     let options = zk::CreateMode::Ephemeral.with_acls(acls);
     let mut writer = link.client().new_multi_writer();
-    for node in nodes {
+    for node in nodes.clone() {
         writer.add_create(&node.path, &node.bytes, &options)?;
     }
-    link.call(writer.commit()).await.map(drop)
+    let created = writer.commit();
+    let created = async { link.call(created).await.map(drop) };
+    Notes::after(link, created, nodes).await
+}
+
+impl Notes {
+    /// Reads the notes once the nodes are created, by requests that are sent together with that one.
+    async fn after<'n>(
+        link: &Link,
+        created: impl Future<Output = Result<(), Failure>>,
+        nodes: impl Iterator<Item = &'n Node>,
+    ) -> Result<Self, Failure> {
+        let services: HashSet<&Arc<str>> = nodes.map(|node| &node.service).collect();
+        let reads = services.into_iter().map(|service| {
+            let read = link.client().get_data(service);
+            async move { (service.clone(), link.call(read).await) }
+        });
+        let reads: Vec<_> = reads.collect();
+        created.await?;
+        let mut notes = HashMap::new();
+        for (service, read) in join_all(reads).await {
+            match read {
+                Ok((data, _)) => notes.insert(service, Arc::new(Departures::decode(&data))),
+                // Gone again, or not to be seen.
+                Err(Failure::Refused(zk::Error::NoNode | zk::Error::NoAuth)) => None,
+                Err(failure) => return Err(failure),
+            };
+        }
+        Ok(Self(notes))
+    }
+
+    fn of(&self, node: &Node) -> Arc<Departures> {
+        self.0.get(&node.service).cloned().unwrap_or_default()
+    }
 }
 
 #[cfg(test)]
@@ -190,6 +242,7 @@ mod tests {
 
     fn node(name: usize, bytes: usize) -> Node {
         Node {
+            service: "/services/web".into(),
             path: format!("/services/web/{name}").into(),
             bytes: vec![b'x'; bytes].into(),
         }

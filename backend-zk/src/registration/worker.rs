@@ -97,7 +97,7 @@ struct Worker {
     key: InstanceKey,
     path: Arc<str>,
     /// Path of the service's node.
-    service: String,
+    service: Arc<str>,
     /// The node, as this handle wrote it last; `None` after anything that may have changed it.
     known: Option<Known>,
     guard: Guard,
@@ -143,6 +143,15 @@ enum Reached {
     Superseded,
 }
 
+/// What became of an offer's generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Raised {
+    No,
+    Yes,
+    /// Something else is offered by now.
+    Outdated,
+}
+
 /// What there is, read in one go.
 struct Found {
     departures: Departures,
@@ -172,7 +181,7 @@ impl Worker {
         Self {
             backoff: Backoff::new(shared.config.retry_max),
             path: shared.keys.instance(&key).into(),
-            service: shared.keys.service(key.service()),
+            service: shared.keys.service(key.service()).into(),
             shared,
             key,
             known: None,
@@ -230,22 +239,23 @@ impl Worker {
     }
 
     async fn offer(&mut self, link: &Link, job: &Job) -> Result<Reached, Failure> {
+        let mut job = job.clone();
         let known = self
             .known
             .take()
             .filter(|known| known.number == link.number());
         if let Some(known) = known {
-            match self.update(link, job, known.version).await {
+            match self.update(link, &job, known.version).await {
                 Err(failure) if failure.is_change() => {}
                 done => return done.map(|()| Reached::Offered),
             }
         } else if job.fresh {
-            match self.create(link, job).await {
+            match self.create(link, &mut job).await {
                 Err(failure) if failure.is_change() => {}
                 done => return done.map(|()| Reached::Offered),
             }
         }
-        let (mut job, shared) = (job.clone(), self.shared.clone());
+        let shared = self.shared.clone();
         for look in 0..LOOKS_MAX {
             // Only who was disturbed once waits for the others of this handle.
             let _turn = match look {
@@ -265,9 +275,11 @@ impl Worker {
     async fn look_and_offer(&mut self, link: &Link, job: &mut Job) -> Result<Reached, Failure> {
         self.sit(link);
         let found = self.look(link).await?;
+        if self.raise_above(job, &found.departures) == Raised::Outdated {
+            return Ok(Reached::Offered);
+        }
         let Some((data, stat)) = &found.node else {
-            let left = found.departures.newest(self.key.id());
-            if !job.fresh && left.is_some_and(|newer| newer > job.instance.generation()) {
+            if self.newer_departed(job, &found.departures).is_some() {
                 return Ok(Reached::Superseded);
             }
             self.replace(link, job, &found, None).await?;
@@ -306,6 +318,32 @@ impl Worker {
             }
         }
         Ok(Reached::Offered)
+    }
+
+    /// Raises a fresh offer above the owners of its key that have left. They did so before it was
+    /// made; but when its session is lost that isn't known any more.
+    fn raise_above(&self, job: &mut Job, departures: &Departures) -> Raised {
+        let Some(left) = self.newer_departed(job, departures).filter(|_| job.fresh) else {
+            return Raised::No;
+        };
+        let registrations = &self.shared.registrations;
+        match registrations.raise(&self.key, job.revision, left) {
+            Some(raised) => {
+                job.instance = raised;
+                Raised::Yes
+            }
+            None => Raised::Outdated,
+        }
+    }
+
+    /// The generation of a newer owner that has left. A mirror gives way to owners only while they
+    /// are there.
+    fn newer_departed(&self, job: &Job, departures: &Departures) -> Option<Generation> {
+        let newest = departures.newest(self.key.id());
+        newest.filter(|left| {
+            let comparable = left.is_of_mirror() == job.instance.is_mirror();
+            comparable && *left > job.instance.generation()
+        })
     }
 
     async fn look(&self, link: &Link) -> Result<Found, Failure> {
@@ -367,18 +405,24 @@ impl Worker {
         until <= Instant::now()
     }
 
-    async fn create(&mut self, link: &Link, job: &Job) -> Result<(), Failure> {
+    /// Creates the node of an offer that is fresh.
+    async fn create(&mut self, link: &Link, job: &mut Job) -> Result<(), Failure> {
         let (bytes, shared) = (self.encode(&job.instance)?, self.shared.clone());
         for _ in 0..LOOKS_MAX {
             self.sit(link);
             self.expect([NodeCreated]);
             let creations = &shared.registrations.creations;
-            let created = creations.create(link, shared.acls(), &self.path, bytes.clone());
+            let (service, path) = (&self.service, &self.path);
+            let created = creations.create(link, shared.acls(), service, path, bytes.clone());
             match self.write(created.await) {
-                Ok(()) => {
-                    self.settled(job);
-                    return self.keep(link, 0).await;
-                }
+                Ok(departures) => match self.raise_above(job, &departures) {
+                    Raised::No => {
+                        self.settled(job);
+                        return self.keep(link, 0).await;
+                    }
+                    Raised::Yes => return self.update(link, job, 0).await,
+                    Raised::Outdated => return Ok(()),
+                },
                 Err(Failure::Refused(zk::Error::NoNode)) => self.make_parents(link).await?,
                 Err(failure) => return Err(failure),
             }

@@ -11,7 +11,7 @@ use zookeeper_client as zk;
 
 use crate::recorder::{Recorder, eventually, instance, is_registered, key, number, web};
 use crate::scale::watches;
-use crate::support::{EPHEMERAL, OPEN, Proxied, config, curator_json, path, raw};
+use crate::support::{EPHEMERAL, OPEN, Proxied, config, curator_json, path, put, raw};
 
 const NAMESPACE: &str = "services";
 /// Enough that they share a watch and are created together.
@@ -78,6 +78,25 @@ tidings_testkit::server_tests! { zookeeper_3_8:
         }
         eventually("no watch is left", async || watches(&ensemble).await == 0).await;
         register_all(&owner, 2).await;
+        survive_deletions(&ensemble, &owner).await;
+    }
+
+    /// Owners that left before, with clocks that were ahead, are no reason to give up later.
+    async fn own_nodes_deleted_whose_keys_newer_owners_had_left_before() {
+        let ensemble = Ensemble::start(Options::default()).await.unwrap();
+        let client = raw(&ensemble.addresses()).await;
+        let ahead = u64::MAX / 4;
+        let left = (0..100).map(|n| format!(r#"{{"id":"web-{n}","generation":{ahead}}}"#));
+        let left = left.collect::<Vec<_>>().join(",");
+        let note = format!(r#"{{"tidings":{{"left":[{left}]}}}}"#);
+        put(&client, &format!("/{NAMESPACE}/web"), note.as_bytes()).await.unwrap();
+        let owner = start(&config(&ensemble.addresses(), NAMESPACE)).await;
+        // One alone, and the others together.
+        owner.register(web("web-0", 1)).await.unwrap();
+        let node = path(NAMESPACE, &key("web-0"));
+        client.delete(&node, None).await.unwrap();
+        eventually("it is there again", async || client.check_stat(&node).await.unwrap().is_some()).await;
+        register_all(&owner, 1).await;
         survive_deletions(&ensemble, &owner).await;
     }
 
