@@ -40,6 +40,7 @@ mod content;
 mod departures;
 mod error;
 mod keys;
+mod orphans;
 mod owner;
 mod registration;
 mod session;
@@ -92,7 +93,8 @@ pub(crate) struct Shared {
     line: Line,
     registrations: Registrations,
     watches: watch::Watches,
-    /// Whether the server knows no persistent watches. Asking for one costs the connection.
+    /// Whether the server is older than 3.6, with no persistent watches and no list of a session's
+    /// nodes. Asking for either costs the connection.
     is_old: AtomicBool,
     in_flight: Semaphore,
     turns: Turns,
@@ -149,6 +151,8 @@ impl ZkDiscovery {
             keeper: Mutex::new(Some(running)),
             closing: tokio::sync::Mutex::new(()),
         };
+        let orphans = orphans::take_back(discovery.shared.clone());
+        discovery.shared.tasks.spawn(orphans)?;
         let wait = discovery.shared.config.connect_wait;
         let up = discovery.shared.line.up();
         let _in_time = tokio::time::timeout(wait, up).await;
@@ -383,14 +387,18 @@ impl Shared {
     /// How changes are watched, as configured or as the server can.
     fn kind_of_watches(&self) -> Watches {
         match self.config.watches {
-            Watches::Auto if self.is_old.load(Ordering::Relaxed) => Watches::Oneshot,
+            Watches::Auto if self.is_old() => Watches::Oneshot,
             configured => configured,
         }
     }
 
-    /// The server has refused a persistent watch as unknown, and closes the connection.
+    fn is_old(&self) -> bool {
+        self.is_old.load(Ordering::Relaxed)
+    }
+
+    /// The server has refused as unknown what there is since 3.6, and closes the connection.
     fn know_as_old(&self) {
-        tracing::info!("the server has no persistent watches: using one-shot ones");
+        tracing::info!("the server is older than 3.6: doing without what it doesn't know");
         self.is_old.store(true, Ordering::Relaxed);
     }
 

@@ -201,6 +201,26 @@ impl Registrations {
         (Removal::Removed, Some(entry.change()))
     }
 
+    /// Whether something is offered under a key, or being taken back.
+    pub(crate) fn knows(&self, key: &InstanceKey) -> bool {
+        find(&mut self.lock(), key).is_some()
+    }
+
+    /// Takes back what nobody offers, and the server has all the same. Says whether a worker has to
+    /// be started for it.
+    pub(crate) fn take_back(&self, instance: Instance) -> bool {
+        let key = instance.key().clone();
+        let mut entries = self.lock();
+        if find(&mut entries, &key).is_some() {
+            return false;
+        }
+        let mut entry = Entry::new(instance, false);
+        entry.wanted = Wanted::Withdrawn;
+        let service = entries.entry(key.service().clone()).or_default();
+        service.insert(key.id().clone(), entry);
+        true
+    }
+
     pub(crate) fn statuses(&self) -> Vec<(InstanceKey, Registration)> {
         let entries = self.lock();
         let all = entries.values().flat_map(BTreeMap::values);

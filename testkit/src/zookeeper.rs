@@ -233,6 +233,32 @@ impl Ensemble {
         self.write_configuration()
     }
 
+    /// A copy of the data of every server, none of which may run.
+    ///
+    /// # Errors
+    /// Where data can't be copied.
+    pub fn save_data(&self) -> Result<TempDir> {
+        let saved = TempDir::with_prefix("tidings-zookeeper-saved-")?;
+        for member in &self.members {
+            let data = self.data(member);
+            copy_folder(&data, &saved.path().join(member.number.to_string()))?;
+        }
+        Ok(saved)
+    }
+
+    /// Kills every server and puts older data in the place of theirs.
+    ///
+    /// # Errors
+    /// Where data can't be deleted or copied.
+    pub fn restore_data(&mut self, saved: &TempDir) -> Result<()> {
+        self.lose_data()?;
+        for member in &self.members {
+            let number = member.number.to_string();
+            copy_folder(&saved.path().join(number), &self.data(member))?;
+        }
+        Ok(())
+    }
+
     fn process(&self, member: usize) -> Result<&Process> {
         let process = self.members[member].process.as_ref();
         process.ok_or_else(|| format!("server {member} does not run").into())
@@ -384,6 +410,20 @@ impl Ensemble {
             tokio::time::sleep(READY_POLL_INTERVAL).await;
         }
     }
+}
+
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let copy = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &copy)?;
+        } else {
+            fs::copy(entry.path(), copy)?;
+        }
+    }
+    Ok(())
 }
 
 async fn ask(server: SocketAddr, word: &str) -> Result<String> {

@@ -1,6 +1,6 @@
 //! Connections and sessions that are lost.
 
-use tidings_api::{Discovery, DiscoveryExt, Health, Registration, View};
+use tidings_api::{Connection, Discovery, DiscoveryExt, Health, Registration, View};
 use tidings_testkit::zookeeper::{Ensemble, Options};
 use tidings_zk::{Watches, ZkDiscovery};
 use zookeeper_client as zk;
@@ -268,6 +268,45 @@ tidings_testkit::server_tests! { zookeeper_3_8:
         let view = seen.view();
         assert!(number(&view, "crashed") == Some(1) && !view.is_live(), "{view:?}");
         seen.until("the hold has ended", |view| view.is_empty() && view.is_live()).await;
+    }
+
+    /// The session that the snapshot has is the owner's still.
+    async fn a_restored_snapshot_brings_back_nothing_that_was_deregistered() {
+        let mut ensemble = Ensemble::start(Options::default()).await.unwrap();
+        let mut config = config(&ensemble.addresses(), NAMESPACE);
+        config.loss_hold = DEADLINE * 5;
+        let owner = ZkDiscovery::start(config.clone()).await.unwrap();
+        let other = ZkDiscovery::start(config).await.unwrap();
+        owner.register(web("stays", 1)).await.unwrap();
+        owner.register(web("gone", 1)).await.unwrap();
+        let seen = Recorder::start(&other, "web").await;
+        seen.until("both", |view| view.len() == 2).await;
+        let before = session_of(&ensemble, "stays").await;
+        ensemble.kill(0);
+        let saved = ensemble.save_data().unwrap();
+        ensemble.restart(0).await.unwrap();
+        seen.until_live().await;
+        owner.deregister(&key("gone")).await.unwrap();
+        seen.until("one is gone", |view| view.len() == 1).await;
+
+        ensemble.restore_data(&saved).unwrap();
+        for handle in [&owner, &other] {
+            eventually("the session's time is up for its handle", async || {
+                let status = handle.status();
+                let reason = match status.connection() {
+                    Connection::Disconnected { reason, .. } => reason.to_string(),
+                    _ => String::new(),
+                };
+                reason.starts_with("can't connect")
+            })
+            .await;
+        }
+        ensemble.restart(0).await.unwrap();
+        seen.until("what stays alone", |view| view.is_live() && view.len() == 1).await;
+        assert_eq!(session_of(&ensemble, "stays").await, before, "the session was lost");
+        assert_eq!(session_of(&ensemble, "gone").await, None);
+        owner.register(web("gone", 2)).await.unwrap();
+        seen.until_number("gone", 2).await;
     }
 
     /// What is held goes as soon as its owner says so: one by one, or by a handle that closes.
