@@ -381,7 +381,7 @@ impl Registrations {
     }
 
     /// A newer owner has the key. Says whether this ends the work on it.
-    fn superseded(&self, key: &InstanceKey, revision: u64) -> bool {
+    pub(crate) fn superseded(&self, key: &InstanceKey, revision: u64) -> bool {
         let mut entries = self.lock();
         let Some(entry) = find(&mut entries, key) else {
             return true;

@@ -230,10 +230,8 @@ impl Picture {
                 _ => instances.push(seen.instance.clone()),
             }
         }
-        let held = self
-            .held
-            .iter()
-            .filter(|(key, _)| !offered.contains_key(*key));
+        let hidden = |key| matches!(offered.get(key), Some(Own::Offered(_)));
+        let held = self.held.iter().filter(|(key, _)| !hidden(*key));
         instances.extend(held.map(|(_, held)| held.instance.clone()));
         instances.extend(offered.into_values().filter_map(|own| match own {
             Own::Offered(mine) => Some(mine),
@@ -286,5 +284,44 @@ impl Seen {
         let same_node = self.node.is_some() && self.node == newer.node;
         let older = newer.instance.generation() < self.instance.generation();
         self.owner.is_some() && same_node && older
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidings_api::Generation;
+
+    use super::*;
+    use crate::content::Encoder;
+    use crate::{Payload, config};
+
+    #[test]
+    fn what_is_held_of_a_newer_owner_is_shown_to_the_older_one_too() {
+        let own = Registrations::new(Encoder {
+            owner: Owner::generate(),
+            payload: Payload::None,
+            bytes_max: config::CONTENT_MAX_DEFAULT,
+        });
+        let mine = Instance::new("web", "192.0.2.1:80").and_then(|mine| mine.with_id("a"));
+        let mine = mine.unwrap();
+        let key = mine.key().clone();
+        own.offer(mine.clone(), true).unwrap();
+        let watches = Watches::default();
+        let freshness = Freshness::stale("a test");
+        let (watch, followed, _) = watches.watch(Selector::All, freshness, &own).unwrap();
+        let newer = mine.with_generation(Generation::after(Generation::default()));
+        let held = Seen {
+            instance: Arc::new(newer),
+            owner: Some(Owner::generate()),
+            node: None,
+        };
+        let shown = || watch.view().get(&key).map(|shown| shown.generation());
+        followed.picture().held.insert(key.clone(), held.clone());
+        followed.publish(&own);
+        assert!(shown() < Some(held.instance.generation()), "its own while it offers it");
+
+        own.superseded(&key, 1);
+        followed.publish(&own);
+        assert_eq!(shown(), Some(held.instance.generation()));
     }
 }
