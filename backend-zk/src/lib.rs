@@ -268,8 +268,9 @@ impl ZkDiscovery {
         let Some(running) = self.take_keeper() else {
             return Ok(());
         };
-        self.shared.tasks.close().await;
+        // Before anything is waited for: whoever gives up waiting has closed the handle all the same.
         self.shared.watches.close();
+        self.shared.tasks.close().await;
         if let Some(link) = self.shared.line.link() {
             let limit = self.shared.line.call_timeout();
             // Without it others only take longer to let go, and only if they are cut off now.
@@ -424,5 +425,28 @@ impl Shared {
             // looks every twentieth of it.
             stale: session / 2 + Duration::from_millis(100),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_close_that_is_not_waited_for_ends_the_watches_all_the_same() {
+        let nobody = ZkConfig {
+            hosts: vec!["127.0.0.1:1".to_owned()],
+            connect_wait: Duration::ZERO,
+            ..ZkConfig::default()
+        };
+        let discovery = ZkDiscovery::start(nobody).await.unwrap();
+        let mut watch = discovery.watch(Selector::All).await.unwrap();
+        assert!(discovery.close().now_or_never().is_none());
+        let ended = async { while watch.changed().await.is_ok() {} };
+        let ended = tokio::time::timeout(Duration::from_secs(10), ended).await;
+        assert!(ended.is_ok(), "the watch goes on");
+        discovery.close().await.unwrap();
     }
 }
