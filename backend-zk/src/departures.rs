@@ -14,8 +14,9 @@
 //! and an owner that was cut off stays away where a newer one of its key has come and gone (REG-4).
 //!
 //! The note is bounded: the newest entries are kept. One that is forgotten costs a reader that was
-//! cut off the time of its `loss_hold`, and nothing else. It needs no cleaning up: it goes with the
-//! node, which ZooKeeper deletes once the last instance has left.
+//! cut off the time of its `loss_hold`, and lets an owner that was cut off offer again what a newer
+//! one had taken back meanwhile. It needs no cleaning up: it goes with the node, which ZooKeeper
+//! deletes once the last instance has left.
 //!
 //! Every note raises the version of the node. Takeovers raise it too, so that two of them, or one
 //! and a deregistration, can't both be based on the same state.

@@ -318,7 +318,10 @@ mod tests {
         let shown = || watch.view().get(&key).map(|shown| shown.generation());
         followed.picture().held.insert(key.clone(), held.clone());
         followed.publish(&own);
-        assert!(shown() < Some(held.instance.generation()), "its own while it offers it");
+        assert!(
+            shown() < Some(held.instance.generation()),
+            "its own while it offers it"
+        );
 
         own.superseded(&key, 1);
         followed.publish(&own);

@@ -106,7 +106,11 @@ impl Creations {
         let nodes = std::iter::once(&node).chain(others.iter().map(|other| &other.node));
         let done = create_all(link, acls, nodes).await;
         let alone = matches!(&done, Err(failure) if !failure.is_ambiguous());
-        let of = |node: &Node| done.as_ref().map(|notes| notes.of(node)).map_err(Failure::clone);
+        let of = |node: &Node| {
+            done.as_ref()
+                .map(|notes| notes.of(node))
+                .map_err(Failure::clone)
+        };
         for other in others {
             let word = if alone {
                 Word::Alone
@@ -187,7 +191,9 @@ async fn create_one(
     let options = zk::CreateMode::Ephemeral.with_acls(acls);
     let created = link.client().create(&node.path, &node.bytes, &options);
     let created = async { link.call(created).await.map(drop) };
-    Ok(Notes::after(link, created, [node].into_iter()).await?.of(node))
+    Ok(Notes::after(link, created, [node].into_iter())
+        .await?
+        .of(node))
 }
 
 async fn create_all<'n>(

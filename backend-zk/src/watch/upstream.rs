@@ -199,7 +199,10 @@ impl<'l> Upstream<'l> {
 
     async fn read_some(&mut self, keys: &[InstanceKey]) -> Result<Vec<Read>, Failure> {
         let client = self.link.client();
-        let paths: Vec<String> = keys.iter().map(|key| self.shared.keys.instance(key)).collect();
+        let paths: Vec<String> = keys
+            .iter()
+            .map(|key| self.shared.keys.instance(key))
+            .collect();
         let mut found = Vec::with_capacity(paths.len());
         match &mut self.watches {
             Watches::Oneshot(watches) => {

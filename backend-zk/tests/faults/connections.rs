@@ -381,7 +381,7 @@ async fn record(a: &Proxied, b: &Proxied) -> [Recorder; 2] {
     ];
     let owned = [&a.discovery, &b.discovery].map(|d| d.status().registrations().len());
     for recorder in &recorders {
-        let all = |view: &tidings_api::View| view.len() >= owned.iter().sum() && view.is_live();
+        let all = |view: &View| view.len() >= owned.iter().sum() && view.is_live();
         recorder.until("what both offer", all).await;
         recorder.restart();
     }
