@@ -24,8 +24,8 @@
 //! | … | the unsealed frame without its magic, version and cluster | encrypted |
 //! | 16 | tag | |
 //!
-//! A frame grows by [`DATAGRAM_OVERHEAD_BYTES`]. Each receiver remembers, per start, which counters it
-//! has heard (`window.rs`).
+//! A frame grows by [`DATAGRAM_OVERHEAD_BYTES`]. Each receiver remembers, per start and cluster key, which
+//! counters it has heard (`window.rs`).
 //!
 //! A window says nothing about a start that was never heard: its frames may be years old, recorded
 //! by somebody. So a receiver *challenges* an unknown start with a number, and lets its frames wait

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::key::{Cipher, ID_BYTES};
+use super::ring::KEYS_MAX;
 use super::unproven::{Held, Unproven};
 use super::window::Window;
 use super::{
@@ -22,6 +23,8 @@ const PURPOSE: &[u8] = b"datagram";
 /// Starts whose windows are remembered: several times the members of the largest cluster that is
 /// tested. Who is forgotten proves itself again.
 const STARTS_MAX: usize = 32_768;
+/// Windows that are remembered of one start, those of retired keys among them: as many as there can be keys.
+const WINDOWS_MAX: usize = KEYS_MAX;
 
 /// In a control frame: asks for a proof, and the number that it has to carry.
 const CHALLENGE: u8 = 1;
@@ -65,7 +68,9 @@ pub enum Opened {
 struct Start {
     /// By the cluster keys it has sealed with: one, and two in a rotation.
     ciphers: Vec<(KeyId, Cipher)>,
-    window: Window,
+    /// By cluster key: who has one can claim any counter in the name of others, and all that follows under
+    /// that key is late. What follows under the next one isn't.
+    windows: Vec<(KeyId, Window)>,
     heard: u64,
 }
 
@@ -171,9 +176,9 @@ impl Datagrams {
             return Ok(self.hear_unproven(now, from, header, bytes));
         };
         // Before the work of decrypting, which a recorded frame isn't worth.
-        start.window.check(header.counter)?;
+        start.check(header.key, header.counter)?;
         header.decrypt(start.cipher(header.key, derive), bytes)?;
-        start.window.admit(header.counter)?;
+        start.admit(&self.ring, header.key, header.counter)?;
         self.heard += 1;
         start.heard = self.heard;
         if header.magic == MAGIC_CONTROL {
@@ -199,6 +204,7 @@ impl Datagrams {
         let held = Held {
             at: now,
             from,
+            key: header.key,
             counter: header.counter,
             frame,
         };
@@ -253,9 +259,9 @@ impl Datagrams {
             self.forget_some();
         }
         self.heard += 1;
-        let mut window = Window::new(header.counter);
+        let mut start = Start::new(&self.ring, header.counter, self.heard);
         for held in held {
-            match window.admit(held.counter) {
+            match start.admit(&self.ring, held.key, held.counter) {
                 Ok(()) if held.is_fresh(now) => {
                     self.counters.opened();
                     self.released.push_back((held.from, held.frame));
@@ -264,11 +270,6 @@ impl Datagrams {
                 Err(rejection) => self.counters.rejected(rejection),
             }
         }
-        let start = Start {
-            ciphers: Vec::new(),
-            window,
-            heard: self.heard,
-        };
         self.starts.insert(header.start, start);
     }
 
@@ -284,6 +285,13 @@ impl Datagrams {
         self.counters.challenged();
         let number = self.unproven.number(start);
         [&[CHALLENGE], &number.to_be_bytes()[..]].concat()
+    }
+
+    /// Sealed as if it had this counter.
+    #[cfg(test)]
+    pub(super) fn seal_at(&mut self, counter: u64, frame: Vec<u8>) -> Vec<u8> {
+        self.counter = counter - 1;
+        self.seal(frame)
     }
 
     /// `None` where there is no key.
@@ -314,6 +322,38 @@ impl Datagrams {
 }
 
 impl Start {
+    /// One whose proof had this counter: what it sealed long before, with whichever key of the ring, is late.
+    fn new(ring: &Ring, counter: u64, heard: u64) -> Self {
+        let windows = ring.ids().map(|id| (id, Window::new(counter)));
+        Self {
+            ciphers: Vec::new(),
+            windows: windows.collect(),
+            heard,
+        }
+    }
+
+    fn check(&self, id: KeyId, counter: u64) -> Result<(), Rejection> {
+        let window = self.windows.iter().find(|(other, _)| *other == id);
+        window.map_or(Ok(()), |(_, window)| window.check(counter))
+    }
+
+    fn admit(&mut self, ring: &Ring, id: KeyId, counter: u64) -> Result<(), Rejection> {
+        if let Some((_, window)) = self.windows.iter_mut().find(|(other, _)| *other == id) {
+            return window.admit(counter);
+        }
+        ring.find(id).ok_or(Rejection::UnknownKey)?;
+        // Its first frame under a key that is new here. Windows of retired keys stay as long as there is
+        // room for them: one may come back.
+        if self.windows.len() >= WINDOWS_MAX {
+            let retired = |(id, _): &(KeyId, Window)| ring.find(*id).is_none();
+            let oldest = self.windows.iter().position(retired);
+            self.windows.remove(oldest.unwrap_or(0));
+        }
+        self.windows.reserve_exact(1);
+        self.windows.push((id, Window::new(counter)));
+        Ok(())
+    }
+
     fn cipher(&mut self, id: KeyId, derive: impl FnOnce() -> Cipher) -> &Cipher {
         let at = self.ciphers.iter().position(|(other, _)| *other == id);
         let at = at.unwrap_or_else(|| {

@@ -11,7 +11,7 @@ use super::{KeyId, SealKey};
 use crate::wire;
 
 /// Most keys at one time. A rotation needs two; the rest is for those that got stuck half-way.
-const KEYS_MAX: usize = 8;
+pub(super) const KEYS_MAX: usize = 8;
 
 /// How far a cluster has come with being sealed. Members one step apart understand each other, so a
 /// running cluster goes from the first to the last step by step, without an interruption.

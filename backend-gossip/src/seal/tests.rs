@@ -318,6 +318,56 @@ fn a_replayed_datagram_is_dropped_across_a_change_of_keys() {
 }
 
 #[test]
+fn a_counter_forged_with_a_key_silences_a_start_until_the_keys_are_changed() {
+    let (mut a, mut b) = sealed_pair();
+    let mut forger = Member::new(1, ring(&[1], SealMode::Required));
+    let forged = forger.datagrams.seal_at(u64::MAX, frame("forged"));
+    assert_eq!(b.take(&forged), Taken::Frame(frame("forged")));
+    let old = a.seal("unheard");
+    assert_eq!(b.take(&old), Taken::Nothing);
+    for member in [&mut a, &mut b] {
+        member.datagrams.set_ring(ring(&[2, 1], SealMode::Required));
+    }
+    let next = a.seal("heard again");
+    assert_eq!(b.take(&next), Taken::Frame(frame("heard again")));
+    for datagram in [&old, &forged, &next] {
+        assert_eq!(b.take(datagram), Taken::Nothing);
+    }
+    assert_eq!((b.stats().late, b.stats().replayed), (2, 2));
+}
+
+#[test]
+fn a_replayed_datagram_is_dropped_though_its_key_was_retired_meanwhile() {
+    let (mut a, mut b) = sealed_pair();
+    let once = a.seal("once");
+    b.take(&once);
+    for keys in [&[2, 1][..], &[2], &[2, 1]] {
+        for member in [&mut a, &mut b] {
+            member.datagrams.set_ring(ring(keys, SealMode::Required));
+        }
+        let next = a.seal("next");
+        assert_eq!(b.take(&next), Taken::Frame(frame("next")));
+    }
+    assert_eq!(b.take(&once), Taken::Nothing);
+    assert_eq!(b.stats().replayed, 1);
+}
+
+#[test]
+fn a_recording_under_the_former_key_is_not_heard_from_a_sender_that_proves_itself_with_another() {
+    let (mut a, _) = sealed_pair();
+    let old: Vec<_> = (0..2 * WINDOW_FRAMES).map(|_| a.seal("old")).collect();
+    let rotating = || ring(&[2, 1], SealMode::Required);
+    a.datagrams.set_ring(rotating());
+    let mut b = Member::new(3, rotating());
+    // What waits for the proof, and what comes after it.
+    assert_eq!(deliver(&mut a, &mut b, &old[0]), [[0; 0]; 0]);
+    for datagram in &old[..WINDOW_FRAMES as usize] {
+        assert_eq!(b.take(datagram), Taken::Nothing);
+    }
+    assert_eq!(b.stats().late, WINDOW_FRAMES + 1);
+}
+
+#[test]
 fn reordered_datagrams_are_all_heard() {
     let (mut a, mut b) = sealed_pair();
     let mut datagrams: Vec<_> = (0..500).map(|_| a.seal("mixed")).collect();

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::StartId;
+use super::{KeyId, StartId};
 
 /// Starts that may be asked at one time: all members of a big cluster that is met at once. Each waits
 /// for a round trip only.
@@ -37,6 +37,7 @@ struct Waiting {
 pub(super) struct Held {
     pub(super) at: Instant,
     pub(super) from: SocketAddr,
+    pub(super) key: KeyId,
     pub(super) counter: u64,
     pub(super) frame: Vec<u8>,
 }
@@ -113,6 +114,7 @@ mod tests {
         Held {
             at: Instant::now(),
             from: ([127, 0, 0, 1], 1).into(),
+            key: KeyId([1; 4]),
             counter,
             frame: vec![0; 10],
         }
