@@ -23,6 +23,9 @@ pub(super) const ID_BYTES: usize = 4;
 /// Begins the context of everything that is derived; names the scheme and its version.
 const CONTEXT: &[u8] = b"tidings gossip seal 1 ";
 
+/// Longest text that is shown where it should have been a key's id: a slip of one, and little of a key.
+const ID_CHARS_SHOWN_MAX: usize = 16;
+
 const ACCEPTED: &str = "accepted are 32 random bytes, as base64 (44 characters) or hexadecimal (64), such as \
                         \"openssl rand -base64 32\" writes";
 
@@ -193,7 +196,11 @@ impl FromStr for KeyId {
         let digits = text.len() == 2 * ID_BYTES && text.chars().all(|c| c.is_ascii_hexdigit());
         let id = u32::from_str_radix(text, 16).ok().filter(|_| digits);
         id.map(|id| Self(id.to_be_bytes())).ok_or_else(|| {
-            let shown = tidings_api::config::shown(text);
+            // A long text may be a key, pasted where its id belongs.
+            let shown = match text.len() {
+                0..=ID_CHARS_SHOWN_MAX => tidings_api::config::shown(text),
+                _ => "too long to be shown".to_owned(),
+            };
             Error::invalid_config(format!("key id {shown}: accepted are 8 hexadecimal digits"))
         })
     }
@@ -238,6 +245,17 @@ mod tests {
         assert_eq!(key.id().to_string().parse::<KeyId>().unwrap(), key.id());
         assert_eq!(key.id().to_string(), "7fcdae54");
         assert!("7fcdae5".parse::<KeyId>().is_err() && "+fcdae54".parse::<KeyId>().is_err());
+    }
+
+    #[test]
+    fn a_key_where_an_id_belongs_is_refused_without_being_shown() {
+        for text in [BASE64, HEX, BASE64.trim_end_matches('=')] {
+            let said = text.parse::<KeyId>().unwrap_err().to_string();
+            assert!(said.contains("8 hexadecimal digits"), "{said}");
+            assert!(!said.contains(&text[..8]), "{said}");
+        }
+        let said = "7fcdae5".parse::<KeyId>().unwrap_err().to_string();
+        assert!(said.contains("7fcdae5"), "{said}");
     }
 
     #[test]
