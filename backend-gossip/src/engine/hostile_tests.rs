@@ -6,6 +6,7 @@ use super::testing::{id, identity};
 use super::*;
 use crate::wire::limits::{COUNTER_MAX, LINK_FRAME_BYTES_MAX, MEMBERS_MAX};
 use crate::wire::message::{Accuse, RangeDigest, Verdict};
+use crate::wire::user_events::UserEvent as Wire;
 
 const STRANGER: u64 = 77;
 
@@ -429,11 +430,23 @@ fn a_name_with_control_characters_is_refused() {
             name: name.into(),
             ..alive(&engine.identity)
         };
-        let malformed = engine.stats().malformed;
-        engine.handle_link(now, LinkId(1), &frame(&[Message::Alive(named)]));
-        assert_eq!(engine.stats().malformed, malformed + 1, "{name:?}");
+        let event = Wire {
+            sender: name.into(),
+            generation: 1,
+            sequence: 1,
+            age: 0,
+            name: ServiceName::new("deploy").unwrap(),
+            payload: [1].into(),
+            unknown: Box::default(),
+        };
+        for message in [Message::Alive(named), Message::UserEvent(event)] {
+            let malformed = engine.stats().malformed;
+            engine.handle_link(now, LinkId(1), &frame(&[message]));
+            assert_eq!(engine.stats().malformed, malformed + 1, "{name:?}");
+        }
     }
     assert_eq!(engine.members.len(), 1);
+    assert_eq!(engine.stats().events.told, 0);
 }
 
 #[test]

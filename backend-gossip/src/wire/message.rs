@@ -414,16 +414,8 @@ impl Alive {
     }
 
     fn decode(body: &mut Reader<'_>) -> Decoded<Self> {
-        let name = body.text()?;
-        if name.is_empty() || name.len() > MEMBER_NAME_BYTES_MAX {
-            return Err(Malformed("member name length"));
-        }
-        // Names stand in logs and terminals: no line breaks, no escape sequences.
-        if !name.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(Malformed("member name characters"));
-        }
         Ok(Self {
-            name: name.into(),
+            name: member_name(body)?,
             generation: body.varint()?,
             incarnation: body.varint()?,
             address: body.address()?,
@@ -516,6 +508,19 @@ impl Record {
             content,
         })
     }
+}
+
+/// The name of a member.
+pub(super) fn member_name(body: &mut Reader<'_>) -> Decoded<Arc<str>> {
+    let name = body.text()?;
+    if name.is_empty() || name.len() > MEMBER_NAME_BYTES_MAX {
+        return Err(Malformed("member name length"));
+    }
+    // Names stand in logs and terminals: no line breaks, no escape sequences.
+    if !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Malformed("member name characters"));
+    }
+    Ok(name.into())
 }
 
 /// The fields of newer versions that follow the known ones, to be passed on.

@@ -271,6 +271,10 @@ impl Vouch {
                 if reason.len() > OBSERVED_REASON_BYTES_MAX {
                     return Err(Malformed("reason length"));
                 }
+                // It stands in logs and terminals, as names do.
+                if reason.chars().any(char::is_control) {
+                    return Err(Malformed("reason characters"));
+                }
                 Standing::Stale {
                     for_ms,
                     reason: reason.to_owned(),

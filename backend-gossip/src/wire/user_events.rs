@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tidings_api::ServiceName;
 
 use super::codec::{Decoded, Malformed, Reader, put_bytes, put_varint};
-use super::limits::{MEMBER_NAME_BYTES_MAX, PAYLOAD_BYTES_MAX};
-use super::message::{kept, many};
+use super::limits::PAYLOAD_BYTES_MAX;
+use super::message::{kept, many, member_name};
 
 /// One event of an application. It says who sent it by name, so that it can be kept where its sender
 /// isn't known, or not any more.
@@ -192,14 +192,6 @@ fn put_heads(out: &mut Vec<u8>, heads: &[Head]) {
         put_varint(out, head.oldest);
         put_varint(out, head.newest);
     }
-}
-
-fn member_name(body: &mut Reader<'_>) -> Decoded<Arc<str>> {
-    let name = body.text()?;
-    if name.is_empty() || name.len() > MEMBER_NAME_BYTES_MAX {
-        return Err(Malformed("member name length"));
-    }
-    Ok(name.into())
 }
 
 /// The name of an event or a query.

@@ -126,6 +126,20 @@ fn more_than_a_bound_is_malformed() {
     }
 }
 
+#[test]
+fn a_reason_with_control_characters_is_malformed() {
+    for reason in ["cut off\nERROR all is lost", "\x1b[2J", "\0", "\u{85}"] {
+        let reason = reason.to_owned();
+        let bytes = Message::Observing(Observing::Vouch(Vouch {
+            standing: Standing::Stale { for_ms: 0, reason },
+            crash_bound_ms: 0,
+        }))
+        .to_bytes();
+        let read = Message::decode(&mut Reader::new(&bytes));
+        assert!(read.is_err(), "{read:?}");
+    }
+}
+
 pub(crate) fn observing() -> impl Strategy<Value = Message> {
     let number = any::<u64>;
     let selector = || {
@@ -138,7 +152,7 @@ pub(crate) fn observing() -> impl Strategy<Value = Message> {
     let standing = prop_oneof![
         Just(Standing::Live),
         Just(Standing::Full),
-        (number(), ".{0,120}").prop_map(|(for_ms, reason)| Standing::Stale { for_ms, reason }),
+        (number(), "\\PC{0,120}").prop_map(|(for_ms, reason)| Standing::Stale { for_ms, reason }),
     ];
     let address = any::<SocketAddr>().prop_map(|address| (address.ip(), address.port()).into());
     prop_oneof![
