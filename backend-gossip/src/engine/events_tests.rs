@@ -113,8 +113,12 @@ fn a_sender_goes_on_above_what_others_say_of_it() {
     engine.handle_datagram(now, address(2), &frame("m2", &[absurd]));
     assert_eq!(engine.identity.generation.number(), 101);
     assert_eq!(send(&mut engine), 1);
+    // As well above a start of its own that it knows nothing of: the others hear nothing older any more.
+    engine.handle_datagram(now, address(2), &frame("m2", &[event("m1", 200, 1, 1)]));
+    assert_eq!(engine.identity.generation.number(), 201);
+    assert_eq!(send(&mut engine), 1);
     // Beyond what is heard at all.
-    let beyond = event("m1", 101, COUNTER_MAX + 1, 1);
+    let beyond = event("m1", 201, COUNTER_MAX + 1, 1);
     engine.handle_datagram(now, address(2), &frame("m2", &[beyond]));
     assert_eq!(send(&mut engine), 2);
 }

@@ -280,7 +280,12 @@ impl Engine {
         let newest = stream
             .filter(|stream| stream.generation == own)
             .and_then(|stream| stream.told);
-        if generation != own || sequence <= newest.unwrap_or(0) {
+        if generation > own {
+            // Of a later start, for which all that this one sends is old.
+            self.restart_above(now, generation);
+            return;
+        }
+        if generation < own || sequence <= newest.unwrap_or(0) {
             return;
         }
         if sequence > COUNTER_MAX / 2 {
