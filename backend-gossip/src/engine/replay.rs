@@ -428,7 +428,7 @@ impl Engine {
         let numbers = [head.generation, head.oldest, head.newest];
         let valid = numbers.iter().all(|number| *number <= COUNTER_MAX)
             && (1..=head.newest + 1).contains(&head.oldest);
-        if !valid || !self.has_room_for_stream(head.stream) {
+        if !valid || !self.has_room_for_stream(now, head.stream) {
             return false;
         }
         if head.stream == self.me && head.generation >= self.identity.generation.number() {

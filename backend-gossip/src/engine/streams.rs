@@ -406,9 +406,9 @@ impl Streams {
         self.by_sender.len()
     }
 
-    /// Number of streams whose senders aren't known.
-    pub(super) fn strangers(&self, known: impl Fn(u64) -> bool) -> usize {
-        self.by_sender.keys().filter(|id| !known(**id)).count()
+    /// Number of streams whose senders are these.
+    pub(super) fn of(&self, senders: impl Fn(u64) -> bool) -> usize {
+        self.by_sender.keys().filter(|id| senders(**id)).count()
     }
 
     /// Bytes of all that is kept and waits.

@@ -28,6 +28,10 @@ const SPREAD_AGE_MAX: Duration = Duration::from_secs(5);
 /// Highest age that is believed: an event of a paused member may be hours old.
 const AGE_MAX: Duration = Duration::from_secs(24 * 3_600);
 
+/// Time between two counts of the streams of members, of which there are thousands: whoever names senders that
+/// nobody knows must not have them counted for each.
+const COUNT_INTERVAL: Duration = Duration::from_millis(100);
+
 /// Announcements tried before a datagram is sent as it is.
 const MISFITS_MAX: usize = 16;
 
@@ -46,6 +50,8 @@ pub(super) struct UserEvents {
     pub(super) compare: Compare,
     /// When an event was last told.
     pub(super) latest_news: Option<Instant>,
+    /// How many streams were members' when that was counted last, and when that was.
+    counted: Option<(Instant, usize)>,
 }
 
 impl Engine {
@@ -96,7 +102,7 @@ impl Engine {
             self.correct_own_stream(now, generation, sequence);
             return;
         }
-        if !self.has_room_for_stream(id) {
+        if !self.has_room_for_stream(now, id) {
             self.stats.events.refused += 1;
             return;
         }
@@ -121,13 +127,25 @@ impl Engine {
     }
 
     /// Whether a stream is known, or may be begun.
-    pub(super) fn has_room_for_stream(&self, id: u64) -> bool {
+    pub(super) fn has_room_for_stream(&mut self, now: Instant, id: u64) -> bool {
         let streams = &self.user_events.streams;
-        let known = |id: u64| self.members.find(id).is_some();
-        known(id)
-            || streams.stream(id).is_some()
-            || streams.len() < EVENT_STRANGERS_MAX
-            || streams.strangers(known) < EVENT_STRANGERS_MAX
+        let known = self.members.find(id).is_some() || streams.stream(id).is_some();
+        known || self.has_room_for_stranger(now)
+    }
+
+    /// Counts the streams of members now and then, and takes all others for strangers'.
+    fn has_room_for_stranger(&mut self, now: Instant) -> bool {
+        let events = &mut self.user_events;
+        let (streams, counted) = (&events.streams, &mut events.counted);
+        let has_room = |of_members: usize| streams.len() < of_members + EVENT_STRANGERS_MAX;
+        if has_room(0) {
+            return true;
+        }
+        let holds = |(at, of_members)| has_room(of_members) || now < at + COUNT_INTERVAL;
+        if !counted.is_some_and(holds) {
+            *counted = Some((now, streams.of(|id| self.members.find(id).is_some())));
+        }
+        counted.is_some_and(|(_, of_members)| has_room(of_members))
     }
 
     /// Says what is missed of the former start of a sender, as far as that is known.
@@ -307,6 +325,7 @@ impl Engine {
 
     pub(super) fn prune_events(&mut self, now: Instant) {
         self.skip_holes(now);
+        self.user_events.counted = None;
         let members = &self.members;
         self.user_events.streams.prune(now, |id, generation| {
             let member = members.find(id);
