@@ -7,6 +7,7 @@
 //! views.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -134,7 +135,7 @@ enum Life {
 /// What woke the task.
 enum Wake {
     Datagrams,
-    Connection(TcpStream),
+    Connection(io::Result<TcpStream>),
     Link(LinkEvent),
     Seeds(Resolution),
     Keys(Vec<SealKey>),
@@ -236,7 +237,11 @@ impl Driver {
         let mut room = INPUTS_PER_TURN_MAX;
         match wake {
             Wake::Datagrams => self.exchange_datagrams(now, &mut room),
-            Wake::Connection(stream) => self.links.accept(now, stream),
+            Wake::Connection(Ok(stream)) => self.links.accept(now, stream),
+            Wake::Connection(Err(error)) => {
+                self.net.rest_from_accepting(now);
+                self.links.do_with_fewer(now, &error);
+            }
             Wake::Link(event) => self.take_link_events(now, event, &mut room),
             Wake::Seeds(resolution) => self.take_seeds(now, resolution),
             Wake::Keys(keys) => self.take_keys(now, keys),

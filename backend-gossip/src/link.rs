@@ -17,6 +17,7 @@ mod single;
 mod tests;
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,6 +45,8 @@ const LINKS_OUT_MAX: usize = 128;
 /// Links accepted at once: all members of a big cluster may want to join through this one. Above
 /// it the one unused longest makes room, so that silent connections keep nobody out.
 const LINKS_IN_MAX: usize = 1_024;
+/// Links accepted at once where descriptors ran out, at least: so few aren't the reason.
+const LINKS_IN_MIN: usize = 64;
 /// Links used within this time make no room: what their peers came for would have to begin anew, and
 /// where too many want to join at once none would. Who finds no room comes again.
 const IN_USE: Duration = Duration::from_secs(1);
@@ -118,7 +121,7 @@ pub(crate) struct Links {
     /// How many of the open ones are observers'. The engine bounds them; they count for themselves, so
     /// that neither they nor members keep the others out.
     observers: usize,
-    /// [`LINKS_IN_MAX`], or what a test can open.
+    /// [`LINKS_IN_MAX`], or fewer where the process can't open so many.
     incoming_max: usize,
     frames: (Sender<Frame>, Receiver<Frame>),
     /// Bytes of large frames that may be read still.
@@ -244,10 +247,8 @@ impl Links {
 
     /// Takes a connection that a peer opened.
     pub(crate) fn accept(&mut self, now: Instant, stream: TcpStream) {
-        let incoming = self.open.len() - self.outgoing.len() - self.observers;
-        let full = incoming >= self.incoming_max;
-        let evictable = |link: &Link| link.to.is_none() && !link.is_observer;
-        if full && !self.evict(|link| evictable(link) && !link.is_in_use(now)) {
+        let full = self.incoming() >= self.incoming_max;
+        if full && !self.evict_incoming(now) {
             self.stats.turned_away += 1;
             return;
         }
@@ -262,6 +263,18 @@ impl Links {
         } else {
             self.start(now, None, peer, move |carrier| carrier.serve(stream));
         }
+    }
+
+    /// No connection could be accepted: descriptors have run out. Leaves some to the application, and to what
+    /// this member opens itself, by doing with fewer links for a while.
+    pub(crate) fn do_with_fewer(&mut self, now: Instant, error: &io::Error) {
+        if !std::mem::replace(&mut self.warned, true) {
+            warn!(%error, links = self.open.len(), "no link can be accepted by this process (said once)");
+        }
+        let incoming = self.incoming();
+        let fewer = (incoming - incoming / 8).max(LINKS_IN_MIN);
+        self.incoming_max = fewer.min(self.incoming_max);
+        while self.incoming() > self.incoming_max && self.evict_incoming(now) {}
     }
 
     /// The next thing that happens. Cancel-safe.
@@ -283,8 +296,12 @@ impl Links {
         self.received(frame)
     }
 
-    /// Closes the links that were not used for long, and keeps open those to be kept.
+    /// Closes the links that were not used for long, and keeps open those to be kept. Once a second.
     pub(crate) fn tend(&mut self, now: Instant) {
+        if self.incoming() < self.incoming_max {
+            // What took the descriptors may be gone.
+            self.incoming_max = LINKS_IN_MAX.min(self.incoming_max + 1);
+        }
         let is_kept = |link: &Link| link.to.is_some_and(|to| self.kept.contains(&to));
         let links = self
             .open
@@ -475,6 +492,15 @@ impl Links {
                 self.connect(now, to);
             }
         }
+    }
+
+    /// How many links members have opened to this one.
+    fn incoming(&self) -> usize {
+        self.open.len() - self.outgoing.len() - self.observers
+    }
+
+    fn evict_incoming(&mut self, now: Instant) -> bool {
+        self.evict(|link| link.to.is_none() && !link.is_observer && !link.is_in_use(now))
     }
 
     /// Ends the link unused longest; answers whether there was one.

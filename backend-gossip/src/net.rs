@@ -23,7 +23,7 @@ const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// Handshakes that may wait for the driver: all members of a big cluster that join at once.
 const ACCEPT_BACKLOG: i32 = 1024;
 /// Rest after a failed `accept`, which happens where descriptors run out and repeats until one is
-/// free.
+/// free: those of links that made room are in a moment.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 /// Datagrams that wait for the socket to take them; what comes on top is dropped, as any datagram
 /// may be.
@@ -55,6 +55,8 @@ pub(crate) struct Net {
     buffer: Box<[u8]>,
     seal: Datagrams,
     stats: NetStats,
+    /// When connections are accepted again.
+    accept_from: Instant,
     /// Drops every datagram both ways; only fault injection turns it on.
     cut_off: bool,
 }
@@ -77,6 +79,7 @@ impl Net {
             buffer: vec![0; DATAGRAM_BYTES_MAX].into(),
             seal,
             stats: NetStats::default(),
+            accept_from: Instant::now(),
             cut_off: false,
         })
     }
@@ -126,17 +129,26 @@ impl Net {
         };
     }
 
-    /// The next connection.
-    pub(crate) async fn accept(&self) -> TcpStream {
+    /// The next connection, or why there is none: that is of this machine's making.
+    pub(crate) async fn accept(&self) -> io::Result<TcpStream> {
+        let rest = self.accept_from.saturating_duration_since(Instant::now());
+        if !rest.is_zero() {
+            tokio::time::sleep(rest).await;
+        }
         loop {
             match self.listener.accept().await {
-                Ok((stream, _)) => return stream,
-                Err(error) => {
-                    debug!(%error, "no link accepted");
-                    tokio::time::sleep(ACCEPT_REST).await;
+                Ok((stream, _)) => return Ok(stream),
+                Err(error) if is_of_the_way(&error) => {
+                    debug!(%error, "connection lost in accepting it")
                 }
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Accepts nothing for a while.
+    pub(crate) fn rest_from_accepting(&mut self, now: Instant) {
+        self.accept_from = now + ACCEPT_REST;
     }
 
     /// The next datagram that is there, opened, with its sender. Takes as many as there is `room` for,
@@ -364,6 +376,19 @@ fn bind_error(addr: SocketAddr, error: io::Error) -> Error {
         _ => (ErrorKind::Unavailable, "the sockets could not be opened"),
     };
     Error::new(kind, format!("bind {addr} (UDP and TCP): {hint}")).with_source(error)
+}
+
+/// Whether what went wrong with a connection is of the peer's making, or the network's between.
+fn is_of_the_way(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+            | io::ErrorKind::TimedOut
+    )
 }
 
 /// One form for each peer, however the socket says it: IPv4 as such, IPv6 without a flow label.

@@ -11,5 +11,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
 
 mod datagrams;
+#[cfg(target_os = "linux")]
+mod descriptors;
 mod lab;
 mod links;
