@@ -258,9 +258,13 @@ impl Registrar {
             reported = api.update_check(&health_check, &update).await?;
         }
         api.register(&definition).await?;
-        if !reported && !update.output.is_empty() {
+        if !reported {
+            // Also where it says nothing new: an agent that starts again has what was reported, and
+            // takes a check for critical that never was.
             api.update_check(&health_check, &update).await?;
-            api.register(&definition).await?;
+            if !update.output.is_empty() {
+                api.register(&definition).await?;
+            }
         }
         if self.unwell && !self.report_alive().await? {
             return Ok(false);

@@ -389,10 +389,12 @@ async fn killed_and_restarted(without_data: bool) {
         owner.register(web("a")).await.unwrap(),
         owner.register(web("b")).await.unwrap(),
     );
+    // Its health is never reported again.
+    owner.register(web("c")).await.unwrap();
     owner.health(&a, Health::warning("hot")).await.unwrap();
     let mut watch = other.watch_service("web").await.unwrap();
     let mut all = other.watch_all().await.unwrap();
-    seen(&mut watch, "both", |view| ids(view) == "a b").await;
+    seen(&mut watch, "all", |view| ids(view) == "a b c").await;
     let changes = record(&watch);
     put(&agent, "/v1/kv/kept", &Value::Null).await;
 
@@ -403,7 +405,7 @@ async fn killed_and_restarted(without_data: bool) {
     }
     assert!(!agent.is_running());
     seen(&mut watch, "it is stale", |view| {
-        !view.is_live() && ids(view) == "a b"
+        !view.is_live() && ids(view) == "a b c"
     })
     .await;
     owner.health(&b, Health::draining()).await.unwrap();
@@ -424,21 +426,32 @@ async fn killed_and_restarted(without_data: bool) {
                 .is_some_and(|found| *found.health() == Health::draining())
     })
     .await;
-    assert_eq!(view.len(), 2);
+    assert_eq!(view.len(), 3);
     seen(&mut all, "all are live", |view| {
-        view.is_live() && view.len() == 3
+        view.is_live() && view.len() == 4
     })
     .await;
     is_registered(&owner, &a).await;
     is_registered(&owner, &b).await;
     // New handles see what the servers have.
     let new = start(&agent).await;
-    eventually("a new handle sees both", async || {
+    eventually("a new handle sees all", async || {
         let view = new.resolve("web").await.unwrap();
-        view.is_live() && ids(&view) == "a b"
+        view.is_live() && ids(&view) == "a b c"
     })
     .await;
-    expect(&changes, &["+a", "+b", "~b"]).await;
+    expect(&changes, &["+a", "+b", "+c", "~b"]).await;
+    // And so do its DNS and other clients.
+    eventually("c passes at the agent, too", async || {
+        let text = agent.call("GET", "/v1/agent/checks", "").await.unwrap();
+        let checks: serde_json::Map<String, Value> = serde_json::from_str(&text).unwrap();
+        let of_c = checks.iter().filter(|(id, _)| id.starts_with("web:c:"));
+        let passing: Vec<_> = of_c
+            .map(|(_, check)| check["Status"] == "passing")
+            .collect();
+        passing == [true, true]
+    })
+    .await;
 }
 
 /// Waits until the agent has compared all it has with the servers, which it does once a minute: then
