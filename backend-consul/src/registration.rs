@@ -4,7 +4,7 @@
 //! task is told a [`Goal`] and does one thing after the other, so that nothing it does can bring
 //! back what was withdrawn (REG-4); another generation is another service, with a task of its own.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tidings_api::{Error, Generation, Health, Instance, InstanceKey, Result};
@@ -61,6 +61,16 @@ pub(crate) struct Remote {
     goal: Arc<watch::Sender<Goal>>,
     nudge: Arc<Notify>,
     progress: watch::Receiver<Progress>,
+    outcome: Arc<OnceLock<Outcome>>,
+}
+
+/// What has become of a new offer, decided once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// It stands, whatever the agent says from now on.
+    Accepted,
+    /// The agent has refused it, and whoever made it is told so.
+    Refused,
 }
 
 impl Remote {
@@ -84,6 +94,17 @@ impl Remote {
             .await
             .map_err(|_| Error::closed())?;
         reached.refusal.clone().map_or(Ok(()), Err)
+    }
+
+    /// Has the offer stand, as nobody waits any more who would be told of a refusal.
+    ///
+    /// # Errors
+    /// Where the agent has refused it before.
+    pub(crate) async fn accept(&self, revision: u64) -> Result<()> {
+        match self.outcome.get_or_init(|| Outcome::Accepted) {
+            Outcome::Accepted => Ok(()),
+            Outcome::Refused => self.tried(revision).await,
+        }
     }
 
     /// Waits until withdrawing was tried once, and says how that has ended.
@@ -124,8 +145,8 @@ pub(crate) struct Registrar {
     goal: watch::Receiver<Goal>,
     nudge: Arc<Notify>,
     progress: watch::Sender<Progress>,
-    /// A refusal ends the task as long as the agent never had the offer.
-    may_be_refused: bool,
+    /// A refusal ends the task as long as the offer wasn't accepted.
+    outcome: Arc<OnceLock<Outcome>>,
     /// The health that the agent was told; none before the first registration.
     told: Option<Health>,
     /// Something has failed since the agent was last told everything.
@@ -147,10 +168,16 @@ impl Registrar {
         let (goal_sender, goal) = watch::channel(Goal::Offer(instance, revision));
         let (progress, progress_receiver) = watch::channel(Progress::default());
         let nudge = Arc::new(Notify::new());
+        let outcome = match may_be_refused {
+            true => OnceLock::new(),
+            false => OnceLock::from(Outcome::Accepted),
+        };
+        let outcome = Arc::new(outcome);
         let remote = Remote {
             goal: Arc::new(goal_sender),
             nudge: nudge.clone(),
             progress: progress_receiver,
+            outcome: outcome.clone(),
         };
         let registrar = Self {
             service_id: keys::service_id(&key, generation),
@@ -160,7 +187,7 @@ impl Registrar {
             goal,
             nudge,
             progress,
-            may_be_refused,
+            outcome,
             told: None,
             unwell: false,
             uncertain: false,
@@ -258,6 +285,7 @@ impl Registrar {
             reported = api.update_check(&health_check, &update).await?;
         }
         api.register(&definition).await?;
+        self.accept();
         if !reported {
             // Also where it says nothing new: an agent that starts again has what was reported, and
             // takes a check for critical that never was.
@@ -280,8 +308,13 @@ impl Registrar {
         self.shared.api.update_check(&check, &alive_update()).await
     }
 
+    /// The offer stands: the agent has it, or whoever made it goes on as if it had.
+    fn accept(&self) {
+        self.outcome.get_or_init(|| Outcome::Accepted);
+    }
+
     fn is_refused(&self, error: &Error) -> bool {
-        self.may_be_refused && self.told.is_none() && is_final(error)
+        is_final(error) && *self.outcome.get_or_init(|| Outcome::Refused) == Outcome::Refused
     }
 
     fn refused(&self, error: Error) {
@@ -295,6 +328,7 @@ impl Registrar {
         } else {
             debug!(key = %self.key, %error, "a registration has to wait");
         }
+        self.accept();
         self.unwell = true;
         self.uncertain = true;
         self.shared.pulse.ask();

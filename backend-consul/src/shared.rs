@@ -196,7 +196,7 @@ impl Shared {
         tokio::select! {
             biased;
             result = remote.tried(revision) => result,
-            _ = self.pulse.lost() => Ok(()),
+            _ = self.pulse.lost() => remote.accept(revision).await,
         }
     }
 }

@@ -12,6 +12,8 @@ use tidings_consul::{ConsulConfig, ConsulDiscovery};
 use tidings_testkit::consul::Agent;
 use tokio::time::{sleep, timeout};
 
+pub(crate) mod scripted;
+
 /// Longer than anything takes that is waited for, unless a test says otherwise.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
