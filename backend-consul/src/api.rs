@@ -29,6 +29,9 @@ const REQUESTS_MAX: usize = 8;
 /// Queries that wait for a change at once. An agent accepts 200 connections from one address by
 /// default, and other processes of this machine have theirs.
 pub(crate) const QUERIES_MAX: usize = 64;
+/// Has an agent since Consul 1.10 ask the servers, instead of its own copy of a service: that knows
+/// neither whether there is a leader nor, while it is filled again, what it had before.
+const FROM_SERVERS: &str = "&near=_agent";
 /// Lets waiting queries be told from dead ones: Consul adds up to a sixteenth of the wait.
 const WAIT_JITTER_SHARE: u32 = 16;
 
@@ -195,8 +198,8 @@ impl Api {
         known(reply)
     }
 
-    /// The instances of a service with their checks, whatever the case of its name; waits for a
-    /// change after `position`.
+    /// The instances of a service with their checks, whatever the case of its name, in any order;
+    /// waits for a change after `position`.
     pub(crate) async fn health(
         &self,
         catalog: Catalog,
@@ -205,6 +208,7 @@ impl Api {
         position: Position,
     ) -> Result<Answer<Vec<Box<RawValue>>>> {
         let mut path = self.query(catalog, &format!("/v1/health/service/{service}"), position);
+        path.push_str(FROM_SERVERS);
         if let Some(filter) = filter {
             parameter(&mut path, "filter", filter);
         }

@@ -158,16 +158,16 @@ impl Part {
                 Reading::Offered(entry) => {
                     let key = entry.instance.key().clone();
                     let generation = entry.instance.generation();
-                    let other = offered.get(&key).map(Entry::age);
+                    let other = offered.get(&key);
                     let known = self.newest.get(&key).copied();
-                    let newer = other.map(|(generation, _)| generation).max(known);
+                    let newer = other.map(|other| other.instance.generation()).max(known);
                     if let Some(newer) = newer
                         && newer != generation
                     {
                         newest.insert(key.clone(), newer.max(generation));
                     }
                     if known.is_none_or(|known| known <= generation)
-                        && other.is_none_or(|age| age < entry.age())
+                        && other.is_none_or(|other| rank(other) < rank(&entry))
                     {
                         offered.insert(key, entry);
                     }
@@ -202,6 +202,12 @@ impl Part {
         }
         self.entries = offered;
     }
+}
+
+/// Of what has one key the greatest is shown. What other tools registered has no age, and comes in
+/// any order.
+fn rank(entry: &Entry) -> ((Generation, u64), u64) {
+    (entry.age(), entry.created)
 }
 
 #[cfg(test)]
@@ -327,6 +333,21 @@ mod tests {
         };
         part.heard(doubtful, HOLD, now);
         assert!(ids(&part) == "a" && !part.freshness().is_live());
+    }
+
+    #[test]
+    fn of_two_without_an_age_the_last_one_created_is_shown_in_any_order() {
+        let now = Instant::now();
+        let mut part = part(&[], now);
+        let created = |created| Entry {
+            created,
+            ..entry("a", 0, 0)
+        };
+        for (index, order) in [(11, [5, 9]), (12, [9, 5])] {
+            let readings = order.map(|at| Reading::Offered(created(at)));
+            part.heard(news(index, readings.into()), HOLD, now);
+            assert_eq!(part.entries().next().unwrap().created, 9);
+        }
     }
 
     #[test]

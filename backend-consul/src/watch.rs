@@ -9,6 +9,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::value::RawValue;
 use tidings_api::{Connection, Error, ErrorKind, Feed, Result, Selector, ServiceName};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
@@ -85,12 +86,7 @@ async fn follow_service(shared: &Shared, selector: &Selector, service: &ServiceN
             Ok(answer) => {
                 backoff.reset();
                 let arrived = Instant::now();
-                let mut hash = DefaultHasher::new();
-                answer
-                    .value
-                    .iter()
-                    .for_each(|entry| entry.get().hash(&mut hash));
-                let pause = cursor.advance(answer.index, hash.finish(), Instant::now());
+                let pause = cursor.advance(answer.index, fingerprint(&answer), Instant::now());
                 let news = News {
                     readings: read(shared, &answer, service),
                     index: answer.index,
@@ -246,10 +242,20 @@ pub(crate) async fn crowded(shared: &Shared, position: Position) {
     let _ = followers.wait_for(|count| *count > QUERIES_MAX).await;
 }
 
+/// A hash of an answer, whatever the order of its entries.
+fn fingerprint(answer: &Answer<Vec<Box<RawValue>>>) -> u64 {
+    let hashes = answer.value.iter().map(|entry| {
+        let mut hash = DefaultHasher::new();
+        entry.get().hash(&mut hash);
+        hash.finish()
+    });
+    hashes.fold(0, u64::wrapping_add)
+}
+
 /// Reads the entries of an answer.
 pub(crate) fn read(
     shared: &Shared,
-    answer: &Answer<Vec<Box<serde_json::value::RawValue>>>,
+    answer: &Answer<Vec<Box<RawValue>>>,
     service: &ServiceName,
 ) -> Vec<Reading> {
     let namespace = shared.config.namespace.as_deref();

@@ -9,13 +9,16 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use support::scripted::{Answer, ScriptedAgent};
+use serde_json::{Value, json};
+use support::scripted::{Answer, Request, ScriptedAgent};
 use support::*;
-use tidings_api::{Discovery, Health};
+use tidings_api::{Discovery, DiscoveryExt, Health};
 use tidings_consul::ConsulDiscovery;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
 
 const REGISTER: &str = "PUT /v1/agent/service/register";
+const WEB: &str = "GET /v1/health/service/web";
 
 #[tokio::test]
 async fn what_was_accepted_isnt_dropped_when_a_later_try_is_refused() {
@@ -77,4 +80,102 @@ async fn what_was_accepted_in_an_outage_isnt_dropped_when_the_first_try_is_refus
     refusing.notify_one();
     silent.store(false, Ordering::SeqCst);
     is_registered(&consul, &key.unwrap()).await;
+}
+
+/// An agent since Consul 1.10, which answers queries that wait from its own copy of a service, unless
+/// they want its nodes in order of distance; and how many wait.
+struct Streaming {
+    agent: ScriptedAgent,
+    web: watch::Sender<(u64, Value)>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Streaming {
+    async fn start(found: Value) -> Self {
+        let (web, waiting) = (
+            watch::Sender::new((1, found)),
+            Arc::<AtomicUsize>::default(),
+        );
+        let script = (web.clone(), waiting.clone());
+        let agent = ScriptedAgent::start(move |request| {
+            let (web, waiting) = script.clone();
+            async move {
+                if request.what != WEB {
+                    return Answer::nothing(&request).await;
+                }
+                waiting.fetch_add(usize::from(request.index() > 0), Ordering::SeqCst);
+                Self::answer(&request, web.subscribe()).await
+            }
+        })
+        .await;
+        Self {
+            agent,
+            web,
+            waiting,
+        }
+    }
+
+    async fn answer(request: &Request, mut web: watch::Receiver<(u64, Value)>) -> Answer {
+        let after = request.index();
+        let _ = timeout(request.wait(), web.wait_for(|(index, _)| *index > after)).await;
+        let (index, found) = web.borrow().clone();
+        let answer = Answer::catalog(index, &found);
+        match after > 0 && request.parameter("near").is_empty() {
+            true => answer.leaderless(),
+            false => answer,
+        }
+    }
+
+    /// Has the catalog change while `queries` wait for it.
+    async fn change(&self, queries: usize, found: Value) {
+        until("as many queries wait", || {
+            self.waiting.load(Ordering::SeqCst) >= queries
+        })
+        .await;
+        self.web.send_modify(|(index, now)| {
+            *index += 1;
+            *now = found;
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_where_the_agent_keeps_a_copy() {
+    let noted = |id: &str| {
+        json!({"Node": {"Node": "n", "Address": "192.0.2.9"},
+               "Service": {"ID": id, "Service": "web", "Port": 80}})
+    };
+    let streaming = Streaming::start(json!([noted("a")])).await;
+    let consul = ConsulDiscovery::start(quick(streaming.agent.address()))
+        .await
+        .unwrap();
+    let mut watch = consul.watch_service("web").await.unwrap();
+    seen(&mut watch, "a", |view| view.is_live() && ids(view) == "n:a").await;
+    streaming.change(1, json!([noted("b"), noted("a")])).await;
+    seen(&mut watch, "b", |view| {
+        view.is_live() && ids(view) == "n:a n:b"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_owner_learns_of_a_newer_one_where_the_agent_keeps_a_copy() {
+    let newer = json!({"tidings": 1, "revision": 1, "health": {"state": "passing"}});
+    let id = format!("web:a:{}", u64::MAX / 2);
+    let newer = json!({
+        "Node": {"Node": "n", "Address": "192.0.2.9"},
+        "Service": {"ID": id, "Service": "web", "Address": "192.0.2.9", "Port": 80},
+        "Checks": [{"CheckID": format!("{id}:alive"), "Status": "passing",
+                    "Notes": newer.to_string()}],
+    });
+    let streaming = Streaming::start(json!([])).await;
+    let consul = ConsulDiscovery::start(quick(streaming.agent.address()))
+        .await
+        .unwrap();
+    let key = consul.register(web("a")).await.unwrap();
+    streaming.change(1, json!([newer])).await;
+    until("it has learnt it", || {
+        registration(&consul, &key).is_superseded()
+    })
+    .await;
 }

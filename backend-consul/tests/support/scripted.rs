@@ -55,6 +55,12 @@ impl Answer {
         }
     }
 
+    /// The same, from an agent that says that the servers have no leader.
+    pub(crate) fn leaderless(mut self) -> Self {
+        self.headers.push_str("x-consul-knownleader: false\r\n");
+        self
+    }
+
     /// A failure, or a refusal.
     pub(crate) fn no(status: u16) -> Self {
         Self {
