@@ -32,6 +32,9 @@ pub(crate) const QUERIES_MAX: usize = 64;
 /// Has an agent since Consul 1.10 ask the servers, instead of its own copy of a service: that knows
 /// neither whether there is a leader nor, while it is filled again, what it had before.
 const FROM_SERVERS: &str = "&near=_agent";
+/// How much earlier than asked for a query may seem to have waited long enough: whole milliseconds
+/// are sent, and another clock counts them.
+const WAIT_SHORT_MAX: Duration = Duration::from_millis(100);
 /// Lets waiting queries be told from dead ones: Consul adds up to a sixteenth of the wait.
 const WAIT_JITTER_SHARE: u32 = 16;
 
@@ -60,7 +63,7 @@ impl Position {
     /// the wait was over, and without a change. A server does so with whatever waits on its catalog
     /// when it restores another one, and at no other time (`AbandonCh` in Consul's `blockingQuery`).
     pub(crate) fn is_abandoned(&self, index: u64, waited: Duration) -> bool {
-        self.index > 0 && index == self.index && waited < self.wait
+        self.index > 0 && index == self.index && waited + WAIT_SHORT_MAX < self.wait
     }
 }
 
@@ -357,6 +360,10 @@ mod tests {
         assert!(!position.is_abandoned(7, wait));
         assert!(!position.is_abandoned(8, wait / 2));
         assert!(!Position { index: 0, wait }.is_abandoned(0, wait / 2));
+        let wait = Duration::from_micros(53_456_900);
+        let as_sent = Duration::from_millis(53_456);
+        let position = Position { index: 7, wait };
+        assert!(!position.is_abandoned(7, as_sent + Duration::from_micros(500)));
     }
 
     #[test]
