@@ -185,8 +185,9 @@ impl Part {
         self.held.clear();
         for (key, old) in std::mem::take(&mut self.entries) {
             match offered.get(&key) {
-                // A server that lags behind, or a restored snapshot, takes nothing back (WAT-3).
-                Some(new) if new.age() < old.age() && holding => {
+                // A server that lags behind, or a restored snapshot, takes nothing back (WAT-3): what
+                // its owner has changed never, and what a newer owner has for a while.
+                Some(new) if new.age() < old.age() && (holding || is_same_offer(new, &old)) => {
                     offered.insert(key, old);
                 }
                 Some(_) => {}
@@ -202,6 +203,11 @@ impl Part {
         }
         self.entries = offered;
     }
+}
+
+/// Whether one is what its owner has made of the other.
+fn is_same_offer(one: &Entry, other: &Entry) -> bool {
+    one.instance.generation() == other.instance.generation()
 }
 
 /// Of what has one key the greatest is shown. What other tools registered has no age, and comes in
@@ -319,8 +325,11 @@ mod tests {
             HOLD,
             now,
         );
-        part.heard(news(3, vec![Reading::Offered(entry("a", 1, 2))]), HOLD, now);
-        assert_eq!(part.entries().next().unwrap().revision, 5);
+        for later in [now, now + HOLD * 2] {
+            let restored = vec![Reading::Offered(entry("a", 1, 2))];
+            part.heard(news(3, restored), HOLD, later);
+            assert_eq!(part.entries().next().unwrap().revision, 5);
+        }
     }
 
     #[test]

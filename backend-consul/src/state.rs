@@ -65,7 +65,7 @@ pub(crate) enum Look {
 enum Verdict {
     /// The catalog shows it, and nothing newer.
     Owned,
-    /// The catalog had it, and doesn't any more.
+    /// The catalog had it as it is, and doesn't any more.
     Vanished,
     /// A newer owner has the key.
     Overtaken,
@@ -553,6 +553,10 @@ impl Offer {
                 }
                 _ => Verdict::Overtaken,
             },
+            // A restored snapshot has it as it was.
+            (_, Some(own)) if own.revision < self.revision && self.registration.is_registered() => {
+                Verdict::Vanished
+            }
             (_, Some(_)) => Verdict::Owned,
             // It may be on its way. What the agent has confirmed the servers had as well.
             (_, None) if first_look && !self.registration.is_registered() => Verdict::Owned,

@@ -159,6 +159,32 @@ tidings_testkit::server_tests! { consul:
         expect(&changes, &["+a", "+b"]).await;
     }
 
+    async fn what_a_restored_snapshot_takes_back_before_its_owner_looked_is_never_shown() {
+        let agent = Agent::start(Options::new(Role::Server)).await.unwrap();
+        let owner = start(&agent).await;
+        let mut config = quick(agent.http());
+        config.loss_hold = Duration::from_secs(5);
+        let other = ConsulDiscovery::start(config).await.unwrap();
+        owner.register(web("a")).await.unwrap();
+        let mut watch = other.watch_service("web").await.unwrap();
+        seen(&mut watch, "a", |view| view.is_live() && ids(view) == "a").await;
+        compared(&agent).await;
+        let snapshot = agent.call_bytes("GET", "/v1/snapshot", b"").await.unwrap();
+        owner.register(web("a").with_metadata("n", "2").unwrap()).await.unwrap();
+        let is_new = |view: &View| view.iter().all(|found| found.metadata().values().eq(["2"]));
+        seen(&mut watch, "a as it is now", |view| view.len() == 1 && is_new(view)).await;
+        let (changes, before) = (record(&watch), index(&agent, "web").await);
+        let witness = Witness::start(&agent);
+        agent.call_bytes("PUT", "/v1/snapshot", &snapshot).await.unwrap();
+        until("the catalog had it as it was", || witness.saw(|index, len| index < before && len == 1)).await;
+
+        eventually("the catalog has it as it is", async || catalog(&agent, "web").await[0]["Service"]["Meta"]["n"] == "2")
+            .await;
+        owner.register(web("b")).await.unwrap();
+        seen(&mut watch, "b", |view| view.is_live() && ids(view) == "a b").await;
+        expect(&changes, &["+a", "+b"]).await;
+    }
+
     async fn what_a_restored_snapshot_takes_away_leaves_without_another_write() {
         let agent = Agent::start(Options::new(Role::Server)).await.unwrap();
         let consul = start(&agent).await;
