@@ -13,15 +13,19 @@ use tidings_api::{Freshness, Generation, InstanceKey};
 
 use crate::entry::{Entry, Reading};
 
+/// How long an older owner is kept back once the newer one has left. It learns of the newer one in a
+/// moment, and stops; one that goes on for longer has never met it, and is the owner again.
+const KEPT_BACK_TIME: Duration = Duration::from_secs(30);
+
 /// One service as a handle shows it.
 #[derive(Debug)]
 pub(crate) struct Part {
     entries: BTreeMap<InstanceKey, Entry>,
     /// Shown though the last answer didn't have them.
     held: BTreeSet<InstanceKey>,
-    /// The newest generation of keys that an older owner is still in the catalog for: what the newer
-    /// one withdraws doesn't bring the older one back (WAT-3).
-    newest: BTreeMap<InstanceKey, Generation>,
+    /// The newest generation of keys that an older owner is still in the catalog for and, once the newer
+    /// one has left, until when the older one is kept back: a withdrawal isn't to bring it back (WAT-3).
+    newest: BTreeMap<InstanceKey, (Generation, Option<Instant>)>,
     /// What is wrong with the newest knowledge; at first, that there is none.
     doubt: Option<Doubt>,
     answered: bool,
@@ -101,7 +105,8 @@ impl Part {
 
     /// When [`release`](Self::release) is due, and the catalog has to be asked again.
     pub(crate) fn held_until(&self) -> Option<Instant> {
-        self.unwell_until
+        let kept_back = self.newest.values().filter_map(|(_, until)| *until);
+        kept_back.chain(self.unwell_until).min()
     }
 
     /// Consul can't be heard, or not vouched for.
@@ -152,23 +157,16 @@ impl Part {
 
     fn replace(&mut self, readings: Vec<Reading>, now: Instant) {
         let (mut offered, mut lost) = (BTreeMap::<InstanceKey, Entry>::new(), BTreeSet::new());
-        let mut newest = BTreeMap::new();
+        let mut oldest = BTreeMap::<InstanceKey, Generation>::new();
         for reading in readings {
             match reading {
                 Reading::Offered(entry) => {
                     let key = entry.instance.key().clone();
                     let generation = entry.instance.generation();
+                    let least = oldest.entry(key.clone()).or_insert(generation);
+                    *least = generation.min(*least);
                     let other = offered.get(&key);
-                    let known = self.newest.get(&key).copied();
-                    let newer = other.map(|other| other.instance.generation()).max(known);
-                    if let Some(newer) = newer
-                        && newer != generation
-                    {
-                        newest.insert(key.clone(), newer.max(generation));
-                    }
-                    if known.is_none_or(|known| known <= generation)
-                        && other.is_none_or(|other| rank(other) < rank(&entry))
-                    {
+                    if other.is_none_or(|other| rank(other) < rank(&entry)) {
                         offered.insert(key, entry);
                     }
                 }
@@ -178,7 +176,7 @@ impl Part {
                 Reading::Elsewhere | Reading::Unreadable(_) => {}
             }
         }
-        self.newest = newest;
+        self.keep_back(&mut offered, &oldest, now);
         self.release(now);
         let holding = self.unwell_until.is_some();
         let rebuilt = self.rebuilt_until.is_some();
@@ -202,6 +200,35 @@ impl Part {
             }
         }
         self.entries = offered;
+    }
+
+    /// Takes from what is offered the older owners whose newer one was there a moment ago. `oldest` is
+    /// the oldest generation of each key.
+    fn keep_back(
+        &mut self,
+        offered: &mut BTreeMap<InstanceKey, Entry>,
+        oldest: &BTreeMap<InstanceKey, Generation>,
+        now: Instant,
+    ) {
+        let known = std::mem::take(&mut self.newest);
+        offered.retain(|key, entry| {
+            let generation = entry.instance.generation();
+            match known.get(key) {
+                Some((newest, until))
+                    if *newest > generation && until.is_none_or(|until| until > now) =>
+                {
+                    let until = until.unwrap_or(now + KEPT_BACK_TIME);
+                    self.newest.insert(key.clone(), (*newest, Some(until)));
+                    false
+                }
+                _ => {
+                    if oldest.get(key).is_some_and(|oldest| *oldest < generation) {
+                        self.newest.insert(key.clone(), (generation, None));
+                    }
+                    true
+                }
+            }
+        });
     }
 }
 
@@ -360,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_generations_the_newer_is_shown_and_the_older_never_again() {
+    fn of_two_generations_the_newer_is_shown_and_the_older_not_at_once_after_it() {
         let now = Instant::now();
         let mut part = part(&[], now);
         let mut shown = |index, generations: &[u64]| {
@@ -379,5 +406,23 @@ mod tests {
         assert_eq!(shown(15, &[3, 9]), Some(Generation::new(9)));
         assert_eq!(shown(16, &[]), None);
         assert_eq!(shown(17, &[3]), Some(Generation::new(3)));
+    }
+
+    #[test]
+    fn an_older_owner_that_goes_on_after_the_newer_one_is_shown_again() {
+        let now = Instant::now();
+        let mut part = part(&["a"], now);
+        let mut both = offered(&["a"]);
+        both.push(Reading::Offered(entry("a", 7, 1)));
+        part.heard(news(11, both), HOLD, now);
+        assert_eq!(part.held_until(), None);
+        let left = now + KEPT_BACK_TIME * 2;
+        part.heard(news(12, offered(&["a"])), HOLD, left);
+        assert_eq!(ids(&part), "");
+        let until = part.held_until().unwrap();
+        assert_eq!(until, left + KEPT_BACK_TIME);
+        part.heard(news(12, offered(&["a"])), HOLD, until);
+        assert_eq!(ids(&part), "a");
+        assert_eq!(part.held_until(), None);
     }
 }
