@@ -162,10 +162,23 @@ impl Shared {
         self.api.close();
     }
 
-    /// Keeps an offer and starts the task that brings it to the agent, in one step.
     fn offer(self: &Arc<Self>, instance: Instance, waits: bool) -> Result<(Remote, u64)> {
         let service = instance.service().clone();
-        let mut state = self.state();
+        let (remote, revision, is_new) = self.attend(&mut self.state(), instance, waits)?;
+        if is_new {
+            self.guard(service);
+        }
+        Ok((remote, revision))
+    }
+
+    /// Keeps an offer and starts the task that brings it to the agent, in one step. True if it is a new
+    /// one, which has to be guarded.
+    fn attend(
+        self: &Arc<Self>,
+        state: &mut State,
+        instance: Instance,
+        waits: bool,
+    ) -> Result<(Remote, u64, bool)> {
         let offered = state.offer(instance)?;
         let Offered {
             instance, revision, ..
@@ -181,11 +194,7 @@ impl Shared {
             }
         };
         state.publish(instance.key());
-        drop(state);
-        if is_new {
-            self.guard(service);
-        }
-        Ok((remote, *revision))
+        Ok((remote, *revision, is_new))
     }
 
     /// Waits until the agent was told, or can't be.
@@ -265,10 +274,15 @@ impl Shared {
             Reading::Elsewhere | Reading::Lost(..) | Reading::Unreadable(_) => None,
         });
         let anew = state.compare(service, &entries.collect::<Vec<_>>());
-        drop(state);
+        let is_changed = !anew.is_empty();
+        // Under the same lock: what is withdrawn meanwhile is not to be offered again (REG-4).
         for instance in anew {
-            // An error says that the handle was closed meanwhile.
-            let _ = self.offer(instance, false);
+            // An error says that the handle is closed.
+            let _ = self.attend(&mut state, instance, false);
+        }
+        drop(state);
+        if is_changed {
+            self.guard(service.clone());
         }
         former
     }
