@@ -61,6 +61,11 @@ impl Entry {
     pub(crate) fn age(&self) -> (Generation, u64) {
         (self.instance.generation(), self.revision)
     }
+
+    /// Whether it is what one owner offers under a key.
+    pub(crate) fn is(&self, key: &InstanceKey, generation: Generation) -> bool {
+        self.instance.key() == key && self.instance.generation() == generation
+    }
 }
 
 /// What a service of the catalog is to a handle.

@@ -291,29 +291,35 @@ impl State {
 
     /// The service ids of what the catalog still has of former owners of own offers, such as this
     /// process before a restart; not before it has the own one as well. An agent brings what waits for the
-    /// catalog there in any order, and viewers would see a gap.
+    /// catalog there in any order, and viewers would see a gap. Nor what came after the own one and is
+    /// heard: that is another owner, and the clock here is ahead.
     pub(crate) fn former_selves(&self, readings: &[Reading]) -> Vec<String> {
-        let is_there = |key: &InstanceKey, generation: Generation| {
-            readings.iter().any(|reading| {
-                matches!(reading, Reading::Offered(entry)
-                    if entry.instance.key() == key && entry.instance.generation() == generation)
+        let created = |key: &InstanceKey, generation: Generation| {
+            readings.iter().find_map(|reading| match reading {
+                Reading::Offered(entry) if entry.is(key, generation) => Some(entry.created),
+                _ => None,
             })
         };
         let named = readings.iter().filter_map(|reading| match reading {
-            Reading::Offered(entry) => Some((entry.instance.key(), entry.instance.generation())),
-            Reading::Lost(key, generation) => Some((key, *generation)),
+            Reading::Offered(entry) => {
+                let generation = entry.instance.generation();
+                Some((entry.instance.key(), generation, Some(entry.created)))
+            }
+            Reading::Lost(key, generation) => Some((key, *generation, None)),
             Reading::Elsewhere | Reading::Unreadable(_) => None,
         });
-        let former = named.filter(|(key, generation)| {
+        let former = named.filter(|(key, generation, found)| {
             // Other tools' instances have no generation.
             *generation != Generation::default()
                 && self.offers.get(key).is_some_and(|offer| {
                     let own = offer.instance.generation();
-                    !offer.registration.is_superseded() && *generation < own && is_there(key, own)
+                    !offer.registration.is_superseded()
+                        && *generation < own
+                        && created(key, own).is_some_and(|own| found.is_none_or(|at| at <= own))
                 })
         });
         former
-            .map(|(key, generation)| keys::service_id(key, generation))
+            .map(|(key, generation, _)| keys::service_id(key, generation))
             .collect()
     }
 

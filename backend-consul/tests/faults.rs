@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::*;
-use tidings_api::{Discovery, DiscoveryExt, ErrorKind, Health, Instance, Registration, View};
+use tidings_api::{
+    Discovery, DiscoveryExt, ErrorKind, Generation, Health, Instance, Registration, View,
+};
 use tidings_consul::ConsulDiscovery;
 use tidings_testkit::consul::{self, Agent, Options, Role};
 use tidings_testkit::proxy::Proxy;
@@ -383,6 +385,19 @@ tidings_testkit::server_tests! { consul:
         older.close().await.unwrap();
         assert_eq!(services(&client).await.len(), 1);
         expect(&changes, &["+a", "~a"]).await;
+    }
+
+    async fn an_owner_whose_clock_is_ahead_gives_way_to_one_that_comes_later() {
+        let agent = Agent::start(Options::new(Role::Dev)).await.unwrap();
+        let (ahead, later) = (start(&agent).await, start(&agent).await);
+        let ahead_of_all = Generation::new(u64::MAX / 2);
+        let key = ahead.register(web("a").with_generation(ahead_of_all)).await.unwrap();
+        later.register(web("a").with_metadata("n", "2").unwrap()).await.unwrap();
+        until("the first one has learnt it", || registration(&ahead, &key).is_superseded()).await;
+        eventually("it has stopped", async || services(&agent).await.len() == 1).await;
+        is_registered(&later, &key).await;
+        let view = ahead.resolve("web").await.unwrap();
+        assert!(view.get(&key).is_some_and(|found| !found.metadata().is_empty()));
     }
 
     async fn a_restarted_owner_takes_the_place_of_its_former_self() {
