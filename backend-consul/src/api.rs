@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Method;
@@ -35,6 +35,8 @@ const FROM_SERVERS: &str = "&near=_agent";
 /// How much earlier than asked for a query may seem to have waited long enough: whole milliseconds
 /// are sent, and another clock counts them.
 const WAIT_SHORT_MAX: Duration = Duration::from_millis(100);
+/// What a wait can be told apart by. No wait at all is a long one to Consul.
+const WAIT_MIN: Duration = Duration::from_millis(1);
 /// Lets waiting queries be told from dead ones: Consul adds up to a sixteenth of the wait.
 const WAIT_JITTER_SHARE: u32 = 16;
 
@@ -59,6 +61,16 @@ pub(crate) struct Position {
 }
 
 impl Position {
+    /// The same, back as soon as a time has come. To let go of a query that waits is no way to be back:
+    /// the agent goes on with it, and has a limited number of connections.
+    pub(crate) fn back_at(mut self, time: Option<Instant>) -> Self {
+        if let Some(time) = time {
+            let left = time.saturating_duration_since(Instant::now());
+            self.wait = self.wait.min(left + WAIT_MIN);
+        }
+        self
+    }
+
     /// Whether a query from here that was answered with `index` was abandoned: the answer came before
     /// the wait was over, and without a change. A server does so with whatever waits on its catalog
     /// when it restores another one, and at no other time (`AbandonCh` in Consul's `blockingQuery`).

@@ -23,6 +23,8 @@ pub(crate) struct Part {
     entries: BTreeMap<InstanceKey, Entry>,
     /// Shown though the last answer didn't have them.
     held: BTreeSet<InstanceKey>,
+    /// Something is shown though the last answer had an older owner of it.
+    outdated: bool,
     /// The newest generation of keys that an older owner is still in the catalog for and, once the newer
     /// one has left, until when the older one is kept back: a withdrawal isn't to bring it back (WAT-3).
     newest: BTreeMap<InstanceKey, (Generation, Option<Instant>)>,
@@ -59,6 +61,7 @@ impl Part {
         Self {
             entries: BTreeMap::new(),
             held: BTreeSet::new(),
+            outdated: false,
             newest: BTreeMap::new(),
             doubt: Some(Doubt {
                 since: now,
@@ -103,10 +106,14 @@ impl Part {
         }
     }
 
-    /// When [`release`](Self::release) is due, and the catalog has to be asked again.
+    /// When something is let go that is held or kept back, with the first answer from then on.
     pub(crate) fn held_until(&self) -> Option<Instant> {
+        if self.doubt.is_some() {
+            return None;
+        }
+        let held = self.outdated || !self.held.is_empty();
         let kept_back = self.newest.values().filter_map(|(_, until)| *until);
-        kept_back.chain(self.unwell_until).min()
+        kept_back.chain(self.unwell_until.filter(|_| held)).min()
     }
 
     /// Consul can't be heard, or not vouched for.
@@ -139,7 +146,7 @@ impl Part {
     }
 
     /// Lets held instances go when their time has come.
-    pub(crate) fn release(&mut self, now: Instant) {
+    fn release(&mut self, now: Instant) {
         if self.unwell_until.is_some_and(|until| until <= now) {
             self.unwell_until = None;
             self.rebuilt_until = None;
@@ -181,11 +188,13 @@ impl Part {
         let holding = self.unwell_until.is_some();
         let rebuilt = self.rebuilt_until.is_some();
         self.held.clear();
+        self.outdated = false;
         for (key, old) in std::mem::take(&mut self.entries) {
             match offered.get(&key) {
                 // A server that lags behind, or a restored snapshot, takes nothing back (WAT-3): what
                 // its owner has changed never, and what a newer owner has for a while.
                 Some(new) if new.age() < old.age() && (holding || is_same_offer(new, &old)) => {
+                    self.outdated |= !is_same_offer(new, &old);
                     offered.insert(key, old);
                 }
                 Some(_) => {}

@@ -425,15 +425,6 @@ impl State {
         self.publish_topic(selector);
     }
 
-    /// Lets instances of a service go that were held.
-    pub(crate) fn release(&mut self, selector: &Selector, service: &ServiceName) {
-        let topic = self.topics.get_mut(selector);
-        if let Some(part) = topic.and_then(|topic| topic.parts.get_mut(service)) {
-            part.release(Instant::now());
-        }
-        self.publish_topic(selector);
-    }
-
     /// Takes over the names of all services. Returns those that are new here.
     pub(crate) fn list(&mut self, names: Vec<ServiceName>) -> Vec<ServiceName> {
         let Some(topic) = self.topics.get_mut(&Selector::All) else {

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use tidings_api::{Connection, Error, ErrorKind, Feed, Result, Selector, ServiceName};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{sleep, sleep_until};
+use tokio::time::sleep;
 
 use crate::Shared;
 use crate::api::{Answer, Catalog, Position, QUERIES_MAX};
@@ -61,7 +61,7 @@ async fn follow_service(shared: &Shared, selector: &Selector, service: &ServiceN
     let mut again = None;
     loop {
         let epoch = heard(shared, |gone| shared.lost(selector, Some(service), gone)).await;
-        let position = cursor.position(wait(shared));
+        let position = cursor.position(wait(shared)).back_at(again);
         let asked = Instant::now();
         let query = shared
             .api
@@ -69,12 +69,6 @@ async fn follow_service(shared: &Shared, selector: &Selector, service: &ServiceN
         let result = tokio::select! {
             result = query => result,
             gone = shared.pulse.lost() => Err(gone_error(&gone.connection)),
-            () = at(again) => {
-                shared.state().release(selector, service);
-                again = None;
-                cursor.restart();
-                continue;
-            }
             // Otherwise a query would wait for an index that is far away.
             _ = shared.pulse.rebuilt(epoch) => {
                 cursor.restart();
@@ -283,13 +277,6 @@ async fn heard(shared: &Shared, lost: impl FnOnce(&Error)) -> u64 {
 async fn retry(shared: &Shared, backoff: &mut Backoff) {
     shared.pulse.check().await;
     sleep(backoff.next()).await;
-}
-
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 fn gone_error(connection: &Connection) -> Error {

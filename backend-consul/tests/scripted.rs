@@ -8,17 +8,19 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::scripted::{Answer, Request, ScriptedAgent};
 use support::*;
-use tidings_api::{Discovery, DiscoveryExt, Health};
+use tidings_api::{Discovery, DiscoveryExt, Health, View};
 use tidings_consul::ConsulDiscovery;
 use tokio::sync::{Notify, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 const REGISTER: &str = "PUT /v1/agent/service/register";
 const WEB: &str = "GET /v1/health/service/web";
+const BEAT: &str = "GET /v1/health/node/-";
 
 #[tokio::test]
 async fn what_was_accepted_isnt_dropped_when_a_later_try_is_refused() {
@@ -178,4 +180,49 @@ async fn an_owner_learns_of_a_newer_one_where_the_agent_keeps_a_copy() {
         registration(&consul, &key).is_superseded()
     })
     .await;
+}
+
+#[tokio::test]
+async fn queries_that_an_outage_has_left_behind_stay_few() {
+    const SERVICES: usize = 60;
+    let silent = Arc::<AtomicBool>::default();
+    let waiting = Arc::<AtomicUsize>::default();
+    let script = (silent.clone(), waiting.clone());
+    let agent = ScriptedAgent::start(move |request| {
+        let (silent, waiting) = script.clone();
+        async move {
+            if request.what == BEAT && silent.load(Ordering::SeqCst) {
+                return Answer::no(500);
+            }
+            let waits = usize::from(request.index() > 0);
+            waiting.fetch_add(waits, Ordering::SeqCst);
+            let answer = Answer::nothing(&request).await;
+            waiting.fetch_sub(waits, Ordering::SeqCst);
+            answer
+        }
+    })
+    .await;
+    let mut config = quick(agent.address());
+    config.loss_hold = Duration::from_secs(1);
+    let hold = config.loss_hold;
+    let consul = ConsulDiscovery::start(config).await.unwrap();
+    let mut watches = Vec::new();
+    for number in 0..SERVICES {
+        let watch = consul.watch_service(&format!("web-{number}")).await;
+        watches.push(watch.unwrap());
+    }
+    let waiting = || waiting.load(Ordering::SeqCst);
+    until("all wait", || waiting() == SERVICES).await;
+    silent.store(true, Ordering::SeqCst);
+    for watch in &mut watches {
+        seen(watch, "it is stale", |view| !view.is_live()).await;
+    }
+    silent.store(false, Ordering::SeqCst);
+    for watch in &mut watches {
+        seen(watch, "it is live", View::is_live).await;
+    }
+    let live = Instant::now();
+    until("all wait again", || waiting() >= 2 * SERVICES).await;
+    until("losses aren't held any more", || live.elapsed() > hold * 3).await;
+    assert!(waiting() < 2 * SERVICES + 10, "{} wait", waiting());
 }
