@@ -32,7 +32,7 @@
 //! # Bounds
 //! | | |
 //! |---|---|
-//! | seen or gone elsewhere | milliseconds, at most 2 s |
+//! | seen or gone elsewhere | milliseconds, at most 2 s; see below for more than 64 services |
 //! | crashed owner gone | [`ttl`](ConsulConfig::ttl) after its last report, which is at most as long ago, and 2 s |
 //! | crashed node gone | when Consul's own gossip finds it, some seconds |
 //! | silent agent noticed | a third of the TTL, 10 s at most, and [`request_timeout`](ConsulConfig::request_timeout) |
@@ -46,7 +46,8 @@
 //! A handle sends three reports a TTL for each registration, and as many questions for itself; every
 //! report is a write to the agent's disk. A watch of a service is one request that waits; the watch
 //! of all services is one for each of them and one for their names. At most 64 queries of a handle
-//! wait at once: with more services they take turns of 2 s, and changes are seen that much later.
+//! wait at once: with more services they take turns of 2 s, and changes are seen up to 2 s later for
+//! each further 64, as the bounds of [`status`](tidings_api::Discovery::status) say.
 
 mod api;
 mod backoff;
@@ -81,7 +82,7 @@ use shared::Shared;
 const BACKEND: &str = "consul";
 
 /// Bound from `register`, `health` or `deregister` to every watcher: a query returns with the
-/// change, unless it has returned without one just before.
+/// change, unless it has returned without one just before. Where queries take turns, for each turn.
 const VISIBLE_BOUND: Duration = Duration::from_secs(2);
 
 /// A handle of a Consul agent.
@@ -138,10 +139,11 @@ impl ConsulDiscovery {
 
     fn bounds(&self) -> Bounds {
         let config = &self.shared.config;
+        let visible = VISIBLE_BOUND * watch::turns(&self.shared);
         Bounds {
-            visible: VISIBLE_BOUND,
-            removed: VISIBLE_BOUND,
-            crashed: config.ttl + VISIBLE_BOUND,
+            visible,
+            removed: visible,
+            crashed: config.ttl + visible,
             stale: config.beat_interval() + config.request_timeout,
         }
     }

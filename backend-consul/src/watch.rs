@@ -226,6 +226,12 @@ pub(crate) fn wait(shared: &Shared) -> Duration {
     }
 }
 
+/// How many turns it takes until each loop has had one.
+pub(crate) fn turns(shared: &Shared) -> u32 {
+    let turns = shared.followers.borrow().div_ceil(QUERIES_MAX);
+    u32::try_from(turns.max(1)).unwrap_or(u32::MAX)
+}
+
 /// Returns when a query that waits from `position` has to make room for others.
 pub(crate) async fn crowded(shared: &Shared, position: Position) {
     if position.wait <= CROWDED_WAIT {

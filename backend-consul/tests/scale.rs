@@ -83,6 +83,9 @@ tidings_testkit::server_tests! { consul:
         for number in 0..COUNT {
             watches.push(other.watch_service(&format!("web-{number}")).await.unwrap());
         }
+        // Two turns; the owner watches nothing yet.
+        let visible = |consul: &ConsulDiscovery| consul.status().bounds().visible;
+        until("the bound says so", || visible(&other) == visible(&owner) * 2).await;
         // The queries of the first 64 were there before it got crowded, and nothing changes for them.
         let last = owner.register_at(&format!("web-{}", COUNT - 1), "192.0.2.1:80").await.unwrap();
         let seen = watches[COUNT - 1].wait_until(|view| view.is_live() && view.get(&last).is_some());
