@@ -139,7 +139,7 @@ impl Net {
             match self.listener.accept().await {
                 Ok((stream, _)) => return Ok(stream),
                 Err(error) if is_of_the_way(&error) => {
-                    debug!(%error, "connection lost in accepting it")
+                    debug!(%error, "connection lost in accepting it");
                 }
                 Err(error) => return Err(error),
             }

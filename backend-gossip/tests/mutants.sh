@@ -256,6 +256,6 @@ mutation 'half a frame has no deadline' link/carrier.rs \
 mutation 'writing has no deadline' link/carrier.rs \
     's/timeout\(FRAME_TIMEOUT, writer\.write_all/timeout(1_000 * FRAME_TIMEOUT, writer.write_all/' "${links[@]}"
 mutation 'any number of silent links is held' ./link.rs \
-    's/let full = incoming >= self\.incoming_max;/let full = incoming > usize::MAX - 1;/' "${links[@]}"
+    's/let full = self\.incoming\(\) >= self\.incoming_max;/let full = incoming > usize::MAX - 1;/' "${links[@]}"
 
 exit $survived
