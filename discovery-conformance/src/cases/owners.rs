@@ -66,7 +66,7 @@ pub(super) async fn reg_5_a_key_is_never_missing_between_two_owners(bed: &Bed) -
     const HANDOVERS: usize = 20;
     let [a, b, c] = bed.nodes().await?;
     let seen = bed.record(&[&a, &b, &c]).await?;
-    a.register(web("key", 0)).await?;
+    let key = a.register(web("key", 0)).await?;
     sees(bed, &a, &seen, 0).await?;
     let before = seen.mark();
     let limit = bed.limit(a.bounds().visible);
@@ -75,9 +75,12 @@ pub(super) async fn reg_5_a_key_is_never_missing_between_two_owners(bed: &Bed) -
             0 => (&a, &seen[0]),
             _ => (&b, &seen[1]),
         };
-        // As soon as it knows whom it follows: the others may be handovers behind.
+        // As soon as it knows whom it follows, and that it has to: the others may be handovers behind.
         let is_next = |view: &View| number_in(view, "key") == Some(number - 1);
         its_own.wait("whom it follows", limit, is_next).await?;
+        if number > 1 {
+            newer.is_superseded(&key).await?;
+        }
         newer.register(web("key", number)).await?;
     }
     sees(bed, &a, &seen, HANDOVERS).await?;
