@@ -48,6 +48,36 @@ fn meet(engine: &mut Engine, now: Instant, at: usize, features: Features) {
     engine.handle_datagram(now, address(at), &frame);
 }
 
+/// An engine that asks 58 others something that fits no datagram, and the query's id.
+fn with_large_query(now: Instant, timeout: Duration) -> (Engine, u64) {
+    let mut engine = engine(now, 1);
+    for at in 2..60 {
+        meet(&mut engine, now, at, Features::OURS);
+    }
+    sent(&mut engine);
+    let terms = Terms {
+        timeout,
+        members: None,
+        answers_max: usize::MAX,
+    };
+    let name = ServiceName::new("load").unwrap();
+    let payload = vec![0; 30_000].into();
+    let id = engine.query(now, name, payload, terms).unwrap();
+    (engine, id)
+}
+
+/// That a member has left.
+fn left(at: usize) -> Message {
+    Message::Accuse(Accuse {
+        member: testing::id(at),
+        generation: 100,
+        incarnation: 0,
+        verdict: Verdict::Left,
+        accusers: Vec::new(),
+        refused: 0,
+    })
+}
+
 fn told(engine: &mut Engine) -> Vec<String> {
     let events = std::iter::from_fn(|| engine.poll_event());
     let heard = events.filter_map(|event| match event {
@@ -232,15 +262,7 @@ fn what_is_behind_a_hole_is_told_when_nobody_is_left_to_fill_it() {
         let event = event("m2", 100, sequence, 1);
         engine.handle_datagram(start, address(2), &frame("m2", &[event]));
     }
-    let left = Message::Accuse(Accuse {
-        member: testing::id(2),
-        generation: 100,
-        incarnation: 0,
-        verdict: Verdict::Left,
-        accusers: Vec::new(),
-        refused: 0,
-    });
-    engine.handle_datagram(start, address(2), &frame("m2", &[left]));
+    engine.handle_datagram(start, address(2), &frame("m2", &[left(2)]));
     run(&mut engine, start + Duration::from_secs(60));
     assert_eq!(told(&mut engine), ["1", "missed 1", "3"]);
 }
@@ -352,15 +374,7 @@ fn who_leaves_is_asked_for_what_it_sent_last() {
         oldest: 1,
         newest: 2,
     }]));
-    let left = Message::Accuse(Accuse {
-        member: testing::id(2),
-        generation: 100,
-        incarnation: 0,
-        verdict: Verdict::Left,
-        accusers: Vec::new(),
-        refused: 0,
-    });
-    engine.handle_datagram(now, address(2), &frame("m2", &[left]));
+    engine.handle_datagram(now, address(2), &frame("m2", &[left(2)]));
     engine.handle_datagram(now, address(2), &frame("m2", &[head]));
     engine.handle_timeout(now);
     let asked = sent(&mut engine);
@@ -564,19 +578,7 @@ fn a_query_is_handed_over_and_answered_once() {
 #[test]
 fn a_large_query_is_on_its_way_to_a_few_at_a_time() {
     let now = Instant::now();
-    let mut engine = engine(now, 1);
-    for at in 2..60 {
-        meet(&mut engine, now, at, Features::OURS);
-    }
-    sent(&mut engine);
-    let terms = Terms {
-        timeout: Duration::from_secs(20),
-        members: None,
-        answers_max: usize::MAX,
-    };
-    let name = ServiceName::new("load").unwrap();
-    let payload = vec![0; 30_000].into();
-    let id = engine.query(now, name, payload, terms).unwrap();
+    let (mut engine, id) = with_large_query(now, Duration::from_secs(20));
     let asked = |engine: &mut Engine| {
         engine.handle_timeout(now);
         let sent = sent(engine).into_iter();
@@ -603,21 +605,9 @@ fn a_large_query_is_on_its_way_to_a_few_at_a_time() {
 #[test]
 fn who_says_nothing_keeps_nobody_from_being_asked() {
     let mut now = Instant::now();
-    let mut engine = engine(now, 1);
-    for at in 2..60 {
-        meet(&mut engine, now, at, Features::OURS);
-    }
-    sent(&mut engine);
-    let terms = Terms {
-        timeout: Duration::from_secs(5),
-        members: None,
-        answers_max: usize::MAX,
-    };
-    let name = ServiceName::new("load").unwrap();
-    engine
-        .query(now, name, vec![0; 30_000].into(), terms)
-        .unwrap();
-    let until = now + Duration::from_secs(5);
+    let time = Duration::from_secs(5);
+    let (mut engine, _) = with_large_query(now, time);
+    let until = now + time;
     let mut asked = BTreeSet::new();
     while let Some(due) = engine.poll_timeout().filter(|due| *due <= until) {
         now = due;
